@@ -1,0 +1,94 @@
+"""The OCI verbs: wall time of each as the engine sees it, beside runc and, where the host's cgroups let it, crun."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from bench.bare_boot import boot_ms
+from bench.measure import REPEAT, Runtime, Table, make_bundle, median_ms
+
+VMPOD = str(Path(sys.executable).parent / "vmpod")
+POD = {"io.kubernetes.cri-o.ContainerType": "sandbox", "io.kubernetes.cri-o.SandboxID": "pod"}
+MEMBER = {"io.kubernetes.cri-o.ContainerType": "container", "io.kubernetes.cri-o.SandboxID": "pod"}
+SLEEP = ["sleep", "100000"]
+
+
+def run(directory: Path) -> Iterable[Table]:
+    """Yield the table of the verbs, and the one of the boot."""
+    runtimes = [Runtime("runc", "runc", directory / "runc")]
+    if _works(Runtime("crun", "crun", directory / "crun"), directory / "probe"):
+        runtimes.append(Runtime("crun", "crun", directory / "crun"))
+    runtimes.append(Runtime("vmpod", VMPOD, directory / "vmpod"))
+    table = Table("Verbs, client's wall time", "ms, median of ten", tuple(runtime.name for runtime in runtimes))
+    for runtime in runtimes:
+        _measure(runtime, directory / f"bundles-{runtime.name}", table)
+    yield table
+    yield _boot_table(directory, table)
+
+
+def _works(runtime: Runtime, directory: Path) -> bool:
+    """Whether a runtime can create a container on this host."""
+    bundle = make_bundle(directory, SLEEP)
+    done = subprocess.run(
+        [*runtime.command, "create", "--bundle", str(bundle), "probe"],
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    runtime.try_call("delete", "--force", "probe")
+    return done.returncode == 0
+
+
+def _timed(call: object, *arguments: str) -> float:
+    begin = time.perf_counter()
+    call(*arguments)  # type: ignore[operator]
+    return (time.perf_counter() - begin) * 1000
+
+
+def _measure(runtime: Runtime, directory: Path, table: Table) -> None:
+    """One pod with members that come and go; for runc and crun these are plain containers."""
+    in_pod = runtime.name == "vmpod"
+    pod = make_bundle(directory / "pod", SLEEP, POD if in_pod else None)
+    member = make_bundle(directory / "member", SLEEP, MEMBER if in_pod else None)
+    cold = []
+    for _ in range(REPEAT):
+        cold.append(_timed(runtime.call, "create", "--bundle", str(pod), "pod"))
+        runtime.call("delete", "--force", "pod")
+    table.add("create (a pod's machine, cold)", runtime.name, statistics.median(cold))
+    runtime.call("create", "--bundle", str(pod), "pod")
+    runtime.call("start", "pod")
+    times: dict[str, list[float]] = {}
+    for _ in range(REPEAT):
+        for verb, arguments in (
+            ("create (further container)", ("create", "--bundle", str(member), "m")),
+            ("state", ("state", "m")),
+            ("start", ("start", "m")),
+            ("exec true", ("exec", "m", "true")),
+            ("kill", ("kill", "m", "KILL")),
+        ):
+            times.setdefault(verb, []).append(_timed(runtime.call, *arguments))
+        _wait_stopped(runtime)
+        times.setdefault("delete", []).append(_timed(runtime.call, "delete", "m"))
+    for verb, values in times.items():
+        table.add(verb, runtime.name, statistics.median(values))
+    runtime.call("delete", "--force", "pod")
+
+
+def _wait_stopped(runtime: Runtime) -> None:
+    while b'"stopped"' not in subprocess.check_output([*runtime.command, "state", "m"]):
+        time.sleep(0.02)
+
+
+def _boot_table(directory: Path, verbs: Table) -> Table:
+    table = Table("Cold create of a pod beside a bare boot", "ms, median of ten", ("bare boot", "create"))
+    table.add("same kernel, image and devices", "bare boot", median_ms(lambda: boot_ms(str(directory))))
+    table.add("same kernel, image and devices", "create", verbs.rows["create (a pod's machine, cold)"]["vmpod"])
+    shutil.rmtree(directory / "probe", ignore_errors=True)
+    return table

@@ -1,0 +1,1 @@
+"""Kubernetes' container runtime interface, spoken to a private containerd."""

@@ -1,0 +1,1 @@
+"""Report writers: each turns run records into text, without touching anything else."""

@@ -1,0 +1,162 @@
+"""One self-contained HTML page: matrix of runtimes and checks, durations, logs and guest consoles."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from conformance import results
+from conformance.results import STATUSES, Result, RunRecord, load_record
+
+ASSETS = Path(__file__).parent
+LABELS = {
+    "pass": "pass",
+    "fail": "FAIL",
+    "error": "ERROR",
+    "deviation": "expected",
+    "surprise": "SURPRISE",
+    "skip": "skip",
+}
+LOG_CHARACTERS = 40_000
+
+
+@dataclass(frozen=True)
+class Column:
+    """All that is known of one runtime: the results of its newest runs, one per check."""
+
+    runtime: str
+    version: str
+    started: str
+    seconds: float
+    results: dict[str, Result]
+
+    def count(self, status: str) -> int:
+        """Return how many checks ended that way."""
+        return sum(result.status == status for result in self.results.values())
+
+
+def render_directory(directory: Path) -> Path:
+    """Write index.html from all run records of a directory and return its path."""
+    records = [load_record(path) for path in sorted(directory.glob("*.json"))]
+    page = directory / "index.html"
+    page.write_text(render(records))
+    return page
+
+
+def merge(records: Iterable[RunRecord]) -> tuple[Column, ...]:
+    """Return one column per runtime; of two results of one check the newer run's counts."""
+    columns: dict[str, Column] = {}
+    for record in sorted(records, key=lambda record: record.started):
+        found = {result.id: result for result in record.results}
+        old = columns.get(record.runtime)
+        columns[record.runtime] = Column(
+            record.runtime,
+            record.version,
+            record.started,
+            round(record.seconds + (old.seconds if old else 0.0), 1),
+            (old.results if old else {}) | found,
+        )
+    order = {"runc": 0, "crun": 1}
+    return tuple(sorted(columns.values(), key=lambda column: (order.get(column.runtime, 2), column.runtime)))
+
+
+def render(records: Iterable[RunRecord]) -> str:
+    """Return the page."""
+    columns = merge(records)
+    checks: dict[str, Result] = {}
+    for column in columns:
+        checks |= {key: result for key, result in column.results.items() if key not in checks}
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in checks.values():
+        groups.setdefault((result.engine, result.suite), []).append(result)
+    body = "".join(_group(engine, suite, members, columns) for (engine, suite), members in groups.items())
+    buttons = "".join(f'<button class="chip {status}" data-status="{status}">{status}</button>' for status in STATUSES)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><title>OCI runtime conformance</title>'
+        f"<style>{(ASSETS / 'page.css').read_text()}</style></head><body>"
+        f"<header><h1>OCI runtime conformance</h1><p>{len(checks)} checks, {len(columns)} runtimes</p></header>"
+        f'<section class="cards">{"".join(_card(column) for column in columns)}</section>'
+        f'<nav><input id="filter" type="search" placeholder="filter checks" aria-label="filter checks">{buttons}</nav>'
+        f"<main>{body}</main><script>{(ASSETS / 'page.js').read_text()}</script></body></html>\n"
+    )
+
+
+def _card(column: Column) -> str:
+    total = len(column.results) or 1
+    bar = "".join(
+        f'<i class="{status}" style="width:{100 * column.count(status) / total:.2f}%" '
+        f'title="{column.count(status)} {status}"></i>'
+        for status in STATUSES
+        if column.count(status)
+    )
+    numbers = " · ".join(f"<b>{column.count(status)}</b> {status}" for status in STATUSES if column.count(status))
+    bad = sum(column.count(status) for status in results.BAD)
+    verdict = '<span class="verdict good">as expected</span>' if not bad else f'<span class="verdict bad">{bad}</span>'
+    return (
+        f'<article class="card"><h2>{_text(column.runtime)} {verdict}</h2><p class="dim">{_text(column.version)}</p>'
+        f'<div class="bar">{bar}</div><p>{numbers}</p>'
+        f'<p class="dim">{column.seconds:.1f} s · {_text(column.started)}</p></article>'
+    )
+
+
+def _group(engine: str, suite: str, members: list[Result], columns: tuple[Column, ...]) -> str:
+    heads = "".join(f"<th class=run>{_text(column.runtime)}</th>" for column in columns)
+    rows = "".join(_row(member, columns) for member in members)
+    sums = []
+    for column in columns:
+        mine = [column.results[member.id] for member in members if member.id in column.results]
+        good = sum(result.status not in results.BAD for result in mine)
+        sums.append(f"{_text(column.runtime)} {good}/{len(mine)}" if mine else f"{_text(column.runtime)} –")
+    label = suite if engine == "oci" else f"{engine} · {suite}"
+    return (
+        f'<details class="suite" open><summary><h3>{_text(label)}</h3><span class="dim">{" · ".join(sums)}</span>'
+        f"</summary><table><thead><tr><th>check</th>{heads}</tr></thead><tbody>{rows}</tbody></table></details>"
+    )
+
+
+def _row(check: Result, columns: tuple[Column, ...]) -> str:
+    cells, details, statuses = [], [], set()
+    for column in columns:
+        result = column.results.get(check.id)
+        if result is None:
+            cells.append('<td class="run"><span class="none">–</span></td>')
+            continue
+        statuses.add(result.status)
+        note = _text(result.reason or result.message)
+        cells.append(
+            f'<td class="run"><span class="chip {result.status}" title="{note}">{LABELS[result.status]}</span>'
+            f'<span class="time">{result.seconds:.2f} s</span></td>'
+        )
+        if result.status != results.PASS:
+            details.append(_detail(column.runtime, result))
+    clause = f'<a href="{_text(check.url)}">{_text(check.clause)}</a>' if check.url else _text(check.clause)
+    hint = ' class="has-more"' if details else ""
+    row = (
+        f'<tr data-status="{" ".join(sorted(statuses))}"{hint}><td><div class="title">{_text(check.title)}</div>'
+        f'<div class="dim"><code>{_text(check.id)}</code> · {clause}</div></td>{"".join(cells)}</tr>'
+    )
+    if details:
+        row += f'<tr class="more" hidden><td colspan="{len(columns) + 1}">{"".join(details)}</td></tr>'
+    return row
+
+
+def _detail(runtime: str, result: Result) -> str:
+    parts = [f'<h4><span class="chip {result.status}">{LABELS[result.status]}</span> {_text(runtime)}</h4>']
+    if result.reason:
+        parts.append(f"<p>{_text(result.reason)}</p>")
+    if result.message:
+        parts.append(f"<pre>{_text(result.message)}</pre>")
+    if result.status in results.BAD and result.log:
+        log = _text(result.log[-LOG_CHARACTERS:])
+        parts.append(f"<details><summary>what was run</summary><pre>{log}</pre></details>")
+    if result.console:
+        console = _text(result.console[-LOG_CHARACTERS:])
+        parts.append(f"<details><summary>guest console</summary><pre>{console}</pre></details>")
+    return f'<div class="detail">{"".join(parts)}</div>'
+
+
+def _text(value: str) -> str:
+    return html.escape(value, quote=True)

@@ -1,0 +1,1 @@
+"""L2: the host's client of the guest agent."""

@@ -1,0 +1,1 @@
+"""L4: the OCI command line, one file per verb."""

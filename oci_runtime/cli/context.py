@@ -1,0 +1,82 @@
+"""What the global options say, and how a verb finds a container and its sandbox."""
+
+from __future__ import annotations
+
+import os
+
+from oci_runtime.bundle.ids import validate_id
+from oci_runtime.cli import texts
+from oci_runtime.cli.options import UsageError
+from oci_runtime.errors import NotFound, WrongState
+from oci_runtime.state import records
+from oci_runtime.state.layout import DEFAULT_ROOT, Layout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from oci_runtime.cli.options import Parsed
+    from oci_runtime.control.client import Client
+
+# A verb that the guest answers at once; the sandbox process has shorter deadlines of its own for each step.
+CALL_TIMEOUT_S = 90.0
+
+
+class Context:
+    """The circumstances of one command.
+
+    words: the whole command line without the program's name, for a namespace runtime that takes over.
+    config: --config, "" for the default search. started_ns: CLOCK_MONOTONIC at the start of the command.
+    """
+
+    def __init__(self, options: Parsed, words: list[str], started_ns: int) -> None:
+        self.layout = Layout(options.get("root") or DEFAULT_ROOT)
+        self.config = options.get("config")
+        self.debug = options.has("debug")
+        self.systemd_cgroup = options.has("systemd-cgroup") or options.get("cgroup-manager") == "systemd"
+        self.words = words
+        self.started_ns = started_ns
+
+
+def one_id(parsed: Parsed) -> str:
+    """Return the only positional word, a container id. Raises UsageError, InvalidInput."""
+    if len(parsed.rest) != 1:
+        raise UsageError(f"requires exactly 1 argument, a container id, not {len(parsed.rest)}")
+    return validate_id(parsed.rest[0])
+
+
+def hand_over(context: Context, container_id: str) -> None:
+    """Replace this process by the namespace runtime that has the container, if one has it; else return."""
+    path = context.layout.delegated(container_id)
+    try:
+        with open(path, encoding="utf-8") as file:
+            runtime = file.read().strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    os.execv(runtime, [runtime, *context.words])
+
+
+def load(context: Context, container_id: str) -> records.ContainerRecord:
+    """Return the record of a container of ours. Raises NotFound and others; does not return for a delegated one."""
+    hand_over(context, container_id)
+    return records.load(context.layout, container_id)
+
+
+def connect(context: Context, record: records.ContainerRecord, timeout_s: float | None = CALL_TIMEOUT_S) -> Client:
+    """Connect to the sandbox process of a container. Raises NotFound or Unavailable when it is gone."""
+    from oci_runtime.control.client import Client
+
+    directory = context.layout.sandbox(record.sandbox_id)
+    try:
+        return Client.connect(directory, timeout_s)
+    except NotFound as error:
+        raise NotFound(f"sandbox {record.sandbox_id} of container {record.id} does not exist any more") from error
+
+
+def call(context: Context, container_id: str, op: str, **arguments: Any) -> dict[str, Any]:
+    """Perform an operation on a container that must have a live process. Raises WrongState otherwise."""
+    record = load(context, container_id)
+    if record.actual_status() in (records.STOPPED, records.CREATING):
+        raise WrongState(f"{texts.NOT_RUNNING}: {container_id}")
+    with connect(context, record) as client:
+        return client.call(op, id=container_id, **arguments)

@@ -1,0 +1,382 @@
+"""Create a container: the steps of `create` and of the first half of `run`, each undone when a later one fails.
+
+Order (docs/internals.md): bundle, route, directory and record, namespaces and proxy, sandbox process, hooks while the
+guest boots, sources, the guest's container, stream to the proxy, pid file.
+"""
+
+from __future__ import annotations
+
+import os
+
+from oci_runtime.annotations.route import MEMBER, SANDBOX, SINGLE, host_network_refusal, identify, route
+from oci_runtime.annotations.sizing import plan_size
+from oci_runtime.bundle.load import load_bundle
+from oci_runtime.cli import boot
+from oci_runtime.cli.delegation import delegate, delegated_runtime, forget
+from oci_runtime.cli.execution import save_process
+from oci_runtime.cli.host_cgroup import HostCgroup, remove_all
+from oci_runtime.cli.proxies import proxy_mark
+from oci_runtime.cli.undo import UndoStack
+from oci_runtime.config.derive import route_policy, size_limits
+from oci_runtime.config.load import load_config
+from oci_runtime.config.override import apply_annotations
+from oci_runtime.config.show import to_json
+from oci_runtime.control.client import Client
+from oci_runtime.control.frames import ConnectionLost
+from oci_runtime.errors import InvalidInput, OciRuntimeError, Unsupported, WrongState
+from oci_runtime.host import namespaces
+from oci_runtime.host.files import write_atomic
+from oci_runtime.host.processes import boot_id, start_time
+from oci_runtime.host.terminal import open_pty, send_master
+from oci_runtime.log import get_logger, timestamp
+from oci_runtime.proxy.launch import Proxy, ProxyPlan, start_proxy
+from oci_runtime.state import records
+from oci_runtime.state.records import ContainerRecord
+from oci_runtime.storage.sources import open_sources
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from oci_runtime.annotations.route import Route
+    from oci_runtime.bundle.load import Bundle
+    from oci_runtime.cli.context import Context
+    from oci_runtime.config.model import Config
+
+log = get_logger(__name__)
+
+# Namespaces of the host that the proxy joins or makes; mounts stay the host's, the rest belongs to the guest.
+_PROXY_NAMESPACES = ("network", "ipc", "uts", "pid")
+# What comes on top of the guest's own time to boot before a `create` gives up.
+_CREATE_MARGIN_S = 60.0
+# A machine that is ending when a member arrives takes this long.
+_ENDING_S = 5.0
+
+
+class CreateOptions:
+    """What the command line says. bundle: its directory. detach: nobody waits in the foreground."""
+
+    def __init__(self, container_id: str, bundle: str, console_socket: str, pid_file: str, *, detach: bool) -> None:
+        self.id = container_id
+        self.bundle = bundle
+        self.console_socket = console_socket
+        self.pid_file = pid_file
+        self.detach = detach
+
+
+class Creation:
+    """One creation in progress. After a failure everything is undone; after success `proxy` is the container's."""
+
+    def __init__(self, context: Context, options: CreateOptions) -> None:
+        self.context = context
+        self.options = options
+        self.layout = context.layout
+        self.undo = UndoStack()
+        self.bundle: Bundle
+        self.config: Config
+        self.route: Route
+        self.record: ContainerRecord
+        self.hooks: dict[str, list[dict[str, Any]]] = {}
+        self.proxy: Proxy
+        self.cgroup: HostCgroup
+        self.sandbox: boot.Sandbox
+        self._terminal = -1
+        self._pid_owner = ""
+
+    def run(self) -> Proxy:
+        """Perform all steps and return the proxy. Raises the first failure, with nothing left behind."""
+        try:
+            self._prepare()
+            self._record()
+            self._start_proxy()
+            self._join_cgroup()
+            try:
+                self._reach_sandbox()
+                self.proxy.wait_entered()
+                self._run_hooks()
+                try:
+                    self._create_in_guest()
+                except (ConnectionLost, WrongState) as error:
+                    self._reach_next_sandbox(error)
+                    self._create_in_guest()
+            except ConnectionLost as error:
+                raise boot.explain_death(self.layout.sandbox(self.route.sandbox_id), error) from error
+            self._finish()
+        except BaseException:
+            self.undo.run()
+            raise
+        self.undo.keep()
+        return self.proxy
+
+    # Before anything is touched
+
+    def _prepare(self) -> None:
+        """Read and check; hand over to the namespace runtime where the policy says so."""
+        self.layout.prepare()
+        self.bundle = load_bundle(self.options.bundle)
+        spec = self.bundle.spec
+        if spec.process is None:
+            raise InvalidInput(f"bundle {self.bundle.path}: config.json has no process")
+        self.config, warnings = apply_annotations(load_config(self.context.config), spec.annotations)
+        for warning in warnings:
+            log.warning(warning)
+        self.hooks = self._bounded_hooks()
+        kind, sandbox_id = identify(spec.annotations, self.options.id)
+        known = self._known_runtime(sandbox_id) if kind == MEMBER else None
+        self.route = route(spec, self.options.id, route_policy(self.config), known)
+        if self.route.delegated:
+            delegate(self.context, self.options.id, self.route.runtime, detach=self.options.detach)
+        self._check_terminal()
+        forget(self.layout, [self.options.id])
+
+    def _bounded_hooks(self) -> dict[str, list[dict[str, Any]]]:
+        """The hooks of config.json by kind, those without a timeout with that of the configuration (0: none)."""
+        default_s = self.config.runtime.hook_timeout_s
+        hooks: dict[str, Any] = self.bundle.raw.get("hooks") or {}
+        return {kind: [{"timeout": default_s, **hook} for hook in hooks[kind]] for kind in hooks if hooks[kind]}
+
+    def _known_runtime(self, sandbox_id: str) -> str | None:
+        """What the state directory knows of a member's sandbox: nothing, a VM (""), or its namespace runtime."""
+        runtime = delegated_runtime(self.layout, sandbox_id)
+        if runtime:
+            return runtime
+        return "" if os.path.exists(self.layout.sandbox(sandbox_id)) else None
+
+    def _check_terminal(self) -> None:
+        wants = bool(self.bundle.spec.process and self.bundle.spec.process.terminal)
+        socket = self.options.console_socket
+        if wants and self.options.detach and not socket:
+            raise InvalidInput("cannot allocate tty if vmpod will detach without setting console socket")
+        if socket and not (wants and self.options.detach):
+            raise InvalidInput("cannot use console socket if vmpod will not detach or allocate tty")
+
+    # Steps
+
+    def _record(self) -> None:
+        spec = self.bundle.spec
+        records.claim(self.layout, self.options.id)
+        self.undo.push(self._remove_directory)
+        me = os.getpid()
+        self.record = ContainerRecord(
+            {
+                "ociVersion": spec.oci_version,
+                "id": self.options.id,
+                "creator": me,
+                "creator_start": start_time(me),
+                "bundle": self.bundle.path,
+                "rootfs": self.bundle.rootfs,
+                "annotations": dict(spec.annotations),
+                "created": timestamp(),
+                "sandbox_id": self.route.sandbox_id,
+                "boot_id": boot_id(),
+                "terminal": bool(spec.process and spec.process.terminal),
+                "hooks": {kind: self.hooks[kind] for kind in ("poststart", "poststop") if self.hooks.get(kind)},
+            }
+        )
+        records.save(self.layout, self.record)
+        save_process(self.layout.container(self.options.id), self.bundle.raw["process"])
+
+    def _remove_directory(self) -> None:
+        from oci_runtime.cli.cleanup import remove_container
+
+        remove_container(self.layout, self.options.id)
+
+    def _start_proxy(self) -> None:
+        spec = self.bundle.spec
+        process = spec.process
+        assert process is not None, "checked in _prepare"
+        join = self._open_namespaces()
+        master = -1
+        try:
+            if "pid" in join:
+                self._pid_owner = self._find_pid_owner(join["pid"])
+            if self.options.console_socket:
+                size = process.console_size
+                master, self._terminal = open_pty(size.height if size else 0, size.width if size else 0)
+            plan = ProxyPlan(
+                process.args,
+                join={kind: fd for kind, fd in join.items() if kind in _PROXY_NAMESPACES},
+                make=[kind for kind, path in spec.namespaces.items() if kind in _PROXY_NAMESPACES and not path],
+                hostname=spec.hostname,
+                domainname=spec.domainname,
+                terminal=self._terminal,
+                watches_window=process.terminal,
+                oom_score=process.oom_score_adj,
+                mark=proxy_mark(self.layout, self.options.id),
+            )
+            self.proxy = start_proxy(plan)
+            self.undo.push(self.proxy.abandon)
+            if master >= 0:
+                send_master(self.options.console_socket, master)
+        finally:
+            for fd in (*join.values(), master, self._terminal):
+                if fd >= 0:
+                    os.close(fd)
+        self.record.pid = self.proxy.pid
+        self.record.pid_start = self.proxy.start
+        records.save(self.layout, self.record)
+
+    def _join_cgroup(self) -> None:
+        """Put the proxy into the container's cgroup, which is on record before it is made."""
+        spec = self.bundle.spec
+        linux = self.bundle.raw.get("linux") or {}
+        self.cgroup = HostCgroup(
+            str(linux.get("cgroupsPath") or ""),
+            self.options.id,
+            systemd=self.context.systemd_cgroup,
+            holds_machine=self.route.kind != MEMBER,
+        )
+        self.record.cgroups = list(self.cgroup.group.paths)
+        records.save(self.layout, self.record)
+        self.undo.push(remove_all, self.record.cgroups)
+        self.undo.push(self.proxy.abandon)  # a cgroup goes only when it is empty
+        self.cgroup.make(self.proxy.pid, linux.get("resources") or {} if spec.linux else {})
+
+    def _open_namespaces(self) -> dict[str, int]:
+        """Open all namespaces that have a path, which checks them; a network that is the host's is refused."""
+        fds: dict[str, int] = {}
+        try:
+            for kind, path in self.bundle.spec.namespaces.items():
+                if path:
+                    fds[kind] = namespaces.open_namespace(kind, path)
+            if "network" in fds and namespaces.is_host_namespace(fds["network"], "network"):
+                self._refuse_host_network()
+        except BaseException:
+            for fd in fds.values():
+                os.close(fd)
+            raise
+        return fds
+
+    def _refuse_host_network(self) -> None:
+        """The network's path turned out to be the host's: as if no namespace had been listed."""
+        policy = route_policy(self.config)
+        may_be_delegated = self.route.kind != MEMBER and not self.route.untrusted
+        if policy.host_network == "namespace" and policy.namespace_runtime and may_be_delegated:
+            self.undo.run()
+            delegate(self.context, self.options.id, policy.namespace_runtime, detach=self.options.detach)
+        raise Unsupported(host_network_refusal(self.options.id))
+
+    def _reach_sandbox(self) -> None:
+        timeout_s = self.config.vm.boot_timeout_s + _CREATE_MARGIN_S
+        infra_is_ours = os.path.exists(self.layout.state_file(self.route.sandbox_id))
+        # Before the act: whatever of it was done when a signal arrives, this takes it back.
+        self.undo.push(self._leave_sandbox)
+        self.sandbox = boot.ensure_sandbox(
+            self.layout,
+            self.route.sandbox_id,
+            self._boot_document,
+            self.cgroup.make_machine,
+            timeout_s,
+            must_exist=self.route.kind == MEMBER and infra_is_ours,
+        )
+
+    def _reach_next_sandbox(self, error: OciRuntimeError) -> None:
+        """Boot anew when the sandbox that was there has come to its end meanwhile; else raise `error`.
+
+        A pod without an infra container ends with its last container, just when the engine may be about to restart it.
+        """
+        if self.sandbox.booted or not boot.has_ended(self.sandbox.directory, _ENDING_S):
+            raise error
+        log.info("the sandbox has ended, booting it anew")
+        self.sandbox.client.close()
+        self._reach_sandbox()
+
+    def _boot_document(self) -> dict[str, Any]:
+        size = plan_size(self.bundle.spec, size_limits(self.config))
+        return {
+            "sandbox_id": self.route.sandbox_id,
+            "owner_id": self.options.id if self.route.kind in (SANDBOX, SINGLE) else "",
+            "config": to_json(self.config),
+            "vcpus": size.vcpus,
+            "memory_mib": size.memory_mib,
+            "origin_ns": self.context.started_ns,
+        }
+
+    def _leave_sandbox(self) -> None:
+        """Take the container out of the sandbox again, and end the sandbox unless others are in it."""
+        from oci_runtime.cli.cleanup import leave_sandbox
+
+        leave_sandbox(self.layout, self.route.sandbox_id, self.options.id, force=True, timeout_s=boot.UNDO_TIMEOUT_S)
+
+    def _run_hooks(self) -> None:
+        hooks = self.hooks
+        if not any(hooks.get(kind) for kind in ("prestart", "createRuntime", "createContainer", "poststop")):
+            return
+        from oci_runtime.cli.hooks import run_hooks, run_tolerantly
+
+        state = self.record.oci_state(records.CREATING)
+        if hooks.get("poststop"):
+            stopped = self.record.oci_state(records.STOPPED)
+            self.undo.push(run_tolerantly, "poststop", hooks["poststop"], stopped, self.bundle.path)
+        for kind in ("prestart", "createRuntime"):
+            run_hooks(kind, hooks.get(kind) or [], state, self.bundle.path)
+        if hooks.get("createContainer"):
+            run_hooks("createContainer", hooks["createContainer"], state, self.bundle.path, self._enter_namespaces)
+
+    def _enter_namespaces(self) -> None:
+        """In the child that becomes a createContainer hook: the namespaces of the container that the host has."""
+        from oci_runtime.host import syscalls
+
+        for kind in ("network", "ipc", "uts"):
+            if kind in self.bundle.spec.namespaces:
+                with open(f"/proc/{self.proxy.pid}/ns/{namespaces.proc_name(kind)}", "rb") as file:
+                    syscalls.setns(file.fileno(), syscalls.NAMESPACE_FLAGS[kind])
+
+    def _create_in_guest(self) -> None:
+        """Attach first: from then on the container dies with this command. Then create, then hand the stream over."""
+        sources = open_sources(self.bundle.raw, self.bundle.path)
+        for warning in sources.warnings:
+            log.warning(warning)
+        stream = Client.connect(self.sandbox.directory, self.config.vm.boot_timeout_s + _CREATE_MARGIN_S)
+        try:
+            netns = os.open(f"/proc/{self.proxy.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            sources.add({"kind": "netns"}, netns)
+            stream.begin_attach(self.options.id)
+            answer = self.sandbox.client.call(
+                "create",
+                [fd for _, fd in sources.descriptors],
+                id=self.options.id,
+                bundle=self.bundle.path,
+                spec=self.bundle.raw,
+                pid=self.proxy.pid,
+                fds=[description for description, _ in sources.descriptors],
+                guest_mounts=sources.guest_mounts,
+                pid_namespace_of=self._pid_owner,
+                stdin=True,
+            )
+            for warning in answer.get("warnings") or ():
+                log.warning(str(warning))
+            fd = stream.finish_attach()
+            try:
+                self.proxy.hand_over(fd)
+            finally:
+                os.close(fd)
+        finally:
+            stream.close()
+            sources.close()
+
+    def _find_pid_owner(self, fd: int) -> str:
+        """The container of this pod whose proxy lives in the pid namespace behind `fd`. Raises Unsupported."""
+        wanted = os.fstat(fd)
+        for container_id in records.list_ids(self.layout):
+            try:
+                record = records.load(self.layout, container_id)
+                if record.sandbox_id != self.route.sandbox_id or container_id == self.options.id:
+                    continue
+                found = os.stat(f"/proc/{record.pid}/ns/pid")
+            except (OciRuntimeError, OSError):
+                continue
+            if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+                return container_id
+        path = self.bundle.spec.namespaces["pid"]
+        raise Unsupported(
+            f"pid namespace {path} belongs to no container of pod {self.route.sandbox_id}: processes of other virtual"
+            " machines or of the host cannot be shared"
+        )
+
+    def _finish(self) -> None:
+        """The pid file comes last: engines take it for the end of the creation."""
+        records.update(self.layout, self.options.id, creator=0, creator_start=0)
+        if self.options.pid_file:
+            write_atomic(self.options.pid_file, str(self.proxy.pid).encode(), 0o644, sync=False)
+        self.sandbox.client.close()

@@ -1,0 +1,64 @@
+"""`vmpod timeline`: where the time of a pod's start-up went."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from oci_runtime.cli import context as lookup
+from oci_runtime.cli.options import Option
+from oci_runtime.errors import NotFound
+from oci_runtime.host.files import read_limited
+from oci_runtime.state.layout import TIMELINE_FILE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from oci_runtime.cli.context import Context
+    from oci_runtime.cli.options import Parsed
+
+SUMMARY = "show where the time of a pod's start-up went"
+USAGE = "[--format waterfall|json] ID"
+OPTIONS = (Option("format f", "FORMAT", "waterfall (default) or json"),)
+_BAR_WIDTH = 50
+_MAX_BYTES = 1 << 20
+
+
+def run(context: Context, parsed: Parsed) -> int:
+    """Print the phases of the pod that a container is in. ID: a container or a sandbox."""
+    name = lookup.one_id(parsed)
+    phases = read_phases(context, name)
+    if parsed.get("format") == "json":
+        print(json.dumps({"phases": phases}, indent=2))
+        return 0
+    print(draw_waterfall(phases), end="")
+    return 0
+
+
+def read_phases(context: Context, name: str) -> list[dict[str, Any]]:
+    """Return the phases that the sandbox process has written down. Raises NotFound."""
+    try:
+        sandbox_id = lookup.load(context, name).sandbox_id
+    except NotFound:
+        sandbox_id = name
+    path = os.path.join(context.layout.sandbox(sandbox_id), TIMELINE_FILE)
+    try:
+        document = json.loads(read_limited(path, _MAX_BYTES))
+        return [phase for phase in document["phases"] if isinstance(phase, dict)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NotFound(f"timeline of {name}: no pod of that name is up, or it has not answered yet") from error
+
+
+def draw_waterfall(phases: list[dict[str, Any]]) -> str:
+    """Return one line per phase: start and duration in milliseconds, and a bar in proportion to the whole."""
+    end_ms = max((phase["start_ms"] + phase["duration_ms"] for phase in phases), default=0.0) or 1.0
+    width = max((len(str(phase["name"])) for phase in phases), default=0)
+    lines = [f"{'phase':<{width}}  {'start':>9}  {'took':>9}\n"]
+    for phase in phases:
+        left = int(_BAR_WIDTH * phase["start_ms"] / end_ms)
+        size = max(1, round(_BAR_WIDTH * phase["duration_ms"] / end_ms))
+        bar = " " * min(left, _BAR_WIDTH - 1) + "#" * size
+        numbers = f"{phase['start_ms']:>6.0f} ms  {phase['duration_ms']:>6.1f} ms"
+        lines.append(f"{phase['name']!s:<{width}}  {numbers}  |{bar[:_BAR_WIDTH]:<{_BAR_WIDTH}}|\n")
+    return "".join(lines)

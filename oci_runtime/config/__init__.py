@@ -1,0 +1,1 @@
+"""L1: the configuration of vmpod: defaults, files, drop-ins."""

@@ -1,0 +1,106 @@
+"""crun, which runs the containers inside the guest: its command line, and its errors in the words that engines know."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+from oci_runtime.errors import NotFound, OciRuntimeError, Unavailable
+from oci_runtime.guest.log import log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_runtime.guest.agent import Agent
+
+ROOT = "/run/crun"
+_MAX_LOG_BYTES = 64 << 10
+_DEFAULT_S = 60.0
+
+
+def run_crun(
+    agent: Agent, words: list[str], *, log_path: str, stdio: tuple[int, int, int], program: str = "",
+    timeout_s: float = _DEFAULT_S,
+) -> None:  # fmt: skip
+    """Run one crun command to its end in a worker thread.
+
+    log_path: a file for crun's messages, removed afterwards. program: what the container was to run, for the error.
+    Raises NotFound for a missing program, else OciRuntimeError with crun's message; Unavailable at the deadline.
+    """
+    argv = ["crun", "--root", ROOT, "--cgroup-manager", "cgroupfs", "--log", log_path, "--log-format", "json", *words]
+    try:
+        child = agent.reaper.spawn(argv, stdio=stdio)
+        try:
+            code = child.wait(timeout_s)
+        except Unavailable:
+            agent.reaper.kill(child, 9)
+            raise
+        if code:
+            raise translate(_last_message(log_path) or f"crun {words[0]} exited with {code}", program)
+    finally:
+        try:
+            os.unlink(log_path)
+        except FileNotFoundError:
+            pass
+
+
+def remove_state(container_id: str) -> None:
+    """Remove what crun keeps about a container whose processes have ended."""
+    remove_tree(f"{ROOT}/{container_id}")
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory of the agent's own, symbolic links not followed. Idempotent."""
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    remove_tree(entry.path)
+                else:
+                    os.unlink(entry.path)
+        os.rmdir(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log(f"removing {path}: {error}")
+
+
+def translate(message: str, program: str) -> OciRuntimeError:
+    """crun's message as runc would have put it, where engines compare the text."""
+    found = re.search(r"executable file `([^`']*)['`] not found in \$PATH", message)
+    if found:
+        name = found.group(1)
+        if "/" in name:
+            return NotFound(f'exec: "{name}": stat {name}: no such file or directory')
+        return NotFound(f'exec: "{name}": executable file not found in $PATH')
+    reason = message.rpartition(": ")[2]
+    if program and message.startswith("open executable: "):
+        # For a directory crun reports EPERM.
+        text = "is a directory: permission denied" if reason == "Operation not permitted" else reason.lower()
+        return OciRuntimeError(f'exec: "{program}": {text}')
+    if program and message.startswith("exec") and reason in ("No such file or directory", "Exec format error"):
+        return OciRuntimeError(f'exec: "{program}": {reason.lower()}')
+    return OciRuntimeError(_lower_reason(message))
+
+
+def _lower_reason(message: str) -> str:
+    """`…: Permission denied` with the reason in lower case, as every other error has it."""
+    head, colon, reason = message.rpartition(": ")
+    return f"{head}{colon}{reason[:1].lower()}{reason[1:]}" if colon else message
+
+
+def _last_message(path: str) -> str:
+    """The last error in crun's JSON log."""
+    try:
+        with open(path, "rb") as file:
+            lines = file.read(_MAX_LOG_BYTES).decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    for line in reversed(lines):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            return line.strip()
+        if isinstance(record, dict) and record.get("msg"):
+            return str(record["msg"]).strip()
+    return ""

@@ -1,0 +1,43 @@
+"""Changing the limits of a container that exists: OCI linux.resources to files of its cgroup."""
+
+from __future__ import annotations
+
+from oci_runtime.errors import OciRuntimeError
+from oci_runtime.guest.facts import read_facts
+from oci_runtime.guest.processes import parse_object
+from oci_runtime.guest.resources import plan_cgroup_files, plan_resources
+from oci_runtime.guest.stats import NO_LIMIT, read_number
+from oci_runtime.ttrpc.proto import agent_lean as pb
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_runtime.guest.agent import Agent
+
+
+def update_container(agent: Agent, request: pb.UpdateContainerRequest) -> pb.UpdateContainerResponse:
+    """Apply what is given, leave the rest. Raises InvalidInput, WrongState; OciRuntimeError naming the refused file.
+
+    The files are written in order; after a refusal the earlier ones hold, as with the kernel's own interface.
+    """
+    container = agent.container(request.container_id)
+    linux = {"resources": parse_object(request.resources_json, "resources")}
+    warnings: list[str] = []
+    facts = read_facts()
+    plan_resources(linux, facts, warnings)
+    with container.lock:
+        container.require_running()
+        if linux["resources"].pop("devices", None):
+            warnings.append("linux.resources.devices of a container that exists cannot be changed")
+        limit = read_number(f"{container.cgroup}/memory.max", NO_LIMIT)
+        current = None if limit == NO_LIMIT else limit
+        for name, value in plan_cgroup_files(linux["resources"], facts, current):
+            _write(f"{container.cgroup}/{name}", name, value)
+    return pb.UpdateContainerResponse(warnings=warnings)
+
+
+def _write(path: str, name: str, value: str) -> None:
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(value)
+    except OSError as error:
+        raise OciRuntimeError(f"cannot set {name} to {value!r} in the guest: {error.strerror}") from error

@@ -1,0 +1,148 @@
+"""Thin wrappers for the system calls that Python 3.11 does not offer: each raises HostError naming the call and path.
+
+Only this module uses ctypes. ctypes is imported on first use: most verbs of the command line never get here.
+Source: the kernel's UAPI headers (linux/mount.h, linux/openat2.h, linux/sched.h, linux/prctl.h), x86-64 and arm64.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import struct
+
+from oci_runtime.errors import HostError
+
+# One number on both architectures: they are younger than the unified table.
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
+_SYS_MOUNT_SETATTR = 442
+_SYS_OPENAT2 = 437
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+NAMESPACE_FLAGS = {
+    "mount": CLONE_NEWNS,
+    "cgroup": CLONE_NEWCGROUP,
+    "uts": CLONE_NEWUTS,
+    "ipc": CLONE_NEWIPC,
+    "user": CLONE_NEWUSER,
+    "pid": CLONE_NEWPID,
+    "network": CLONE_NEWNET,
+}
+
+OPEN_TREE_CLONE = 1
+AT_RECURSIVE = 0x8000
+AT_EMPTY_PATH = 0x1000
+AT_SYMLINK_NOFOLLOW = 0x100
+MOVE_MOUNT_F_EMPTY_PATH = 0x00000004
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_REMOUNT = 32
+MS_BIND = 4096
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+MS_SHARED = 1 << 20
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+MOUNT_ATTR_RDONLY = 0x1
+
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, call: str, path: str) -> int:
+    if result < 0:
+        raise HostError(call, path, ctypes.get_errno())
+    return result
+
+
+def setns(fd: int, flags: int = 0) -> None:
+    """Move the calling thread into the namespace behind `fd` (pid: its future children)."""
+    _check(_libc().setns(fd, flags), "setns", f"fd {fd}")
+
+
+def unshare(flags: int) -> None:
+    """Give the calling thread new namespaces (CLONE_NEW*)."""
+    _check(_libc().unshare(flags), "unshare", hex(flags))
+
+
+def prctl(option: int, argument: int) -> None:
+    """Call prctl with one argument."""
+    _check(_libc().prctl(option, ctypes.c_ulong(argument), 0, 0, 0), "prctl", str(option))
+
+
+def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
+    """mount(2)."""
+    arguments = [os.fsencode(text) if text else None for text in (source, target, fstype)]
+    options = os.fsencode(data) if data else None
+    _check(_libc().mount(*arguments, ctypes.c_ulong(flags), options), "mount", target)
+
+
+def umount(target: str, flags: int = 0) -> None:
+    """umount2(2)."""
+    _check(_libc().umount2(os.fsencode(target), flags), "umount", target)
+
+
+def open_tree(path: str, flags: int = OPEN_TREE_CLONE | AT_RECURSIVE, dir_fd: int = -100) -> int:
+    """Clone the mount tree at `path` as the caller's mount namespace sees it; return its descriptor (close-on-exec).
+
+    The clone is detached: it vanishes with the descriptor unless `move_mount` attaches it.
+    """
+    call = _libc().syscall
+    result = call(_SYS_OPEN_TREE, dir_fd, os.fsencode(path), ctypes.c_uint(flags | os.O_CLOEXEC))
+    return _check(result, "open_tree", path)
+
+
+def move_mount(tree_fd: int, target: str) -> None:
+    """Attach the detached tree behind `tree_fd` at `target` (a directory for a directory, a file for a file)."""
+    call = _libc().syscall
+    result = call(_SYS_MOVE_MOUNT, tree_fd, b"", -100, os.fsencode(target), ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH))
+    _check(result, "move_mount", target)
+
+
+def mount_setattr(
+    path: str, set_attributes: int, *, propagation: int = 0, recursive: bool = True, fd: int = -100
+) -> None:
+    """Set MOUNT_ATTR_* and the propagation type (MS_PRIVATE, MS_SLAVE, MS_SHARED) of a mount tree."""
+    flags = (AT_RECURSIVE if recursive else 0) | (AT_EMPTY_PATH if not path else 0)
+    attributes = struct.pack("=QQQQ", set_attributes, 0, propagation, 0)
+    result = _libc().syscall(
+        _SYS_MOUNT_SETATTR, fd, os.fsencode(path), ctypes.c_uint(flags), attributes, len(attributes)
+    )
+    _check(result, "mount_setattr", path or f"fd {fd}")
+
+
+def openat2(path: str, flags: int, *, dir_fd: int, resolve: int, mode: int = 0) -> int:
+    """Open `path` below `dir_fd` under the RESOLVE_* rules; return a close-on-exec descriptor."""
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
+    result = _libc().syscall(_SYS_OPENAT2, dir_fd, os.fsencode(path), how, len(how))
+    return _check(result, "openat2", path)
+
+
+def filesystem_type(fd: int) -> int:
+    """Return f_type of fstatfs: the magic number of the file system that `fd` is on."""
+    buffer = ctypes.create_string_buffer(256)
+    _check(_libc().fstatfs(fd, buffer), "fstatfs", f"fd {fd}")
+    return ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF

@@ -1,0 +1,1 @@
+"""L2: the guest image: building, finding and verifying it."""

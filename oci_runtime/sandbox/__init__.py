@@ -1,0 +1,1 @@
+"""L3: the composer, which joins the drivers to a pod's life."""

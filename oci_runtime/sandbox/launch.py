@@ -1,0 +1,191 @@
+"""Start the processes of a new pod: QEMU first, then virtiofsd. Synchronous, and imports nothing heavy.
+
+QEMU boots for two seconds or more; everything else that the sandbox process has to load or do happens in that time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+from oci_runtime.config.model import Config
+from oci_runtime.config.show import from_json
+from oci_runtime.errors import InvalidInput, OciRuntimeError
+from oci_runtime.host.processes import start_time
+from oci_runtime.host.spawn import Child, kill_and_reap
+from oci_runtime.image.store import find_image
+from oci_runtime.log import get_logger
+from oci_runtime.record import Record
+from oci_runtime.sandbox.timeline import Timeline
+from oci_runtime.state.layout import CONSOLE_LOG, short_id
+from oci_runtime.state.sandboxes import SandboxRecord
+from oci_runtime.storage.share import Share
+from oci_runtime.storage.virtiofsd import VirtiofsdLaunch, VirtiofsdSettings, launch_virtiofsd
+from oci_runtime.vm.accel import HostFacts, choose_accel, choose_transport, read_host_facts
+from oci_runtime.vm.argv import VmSettings
+from oci_runtime.vm.launch import QemuLaunch, launch_qemu, sandbox_uid
+
+log = get_logger(__name__)
+
+
+class BootRequest(Record):
+    """The boot document of docs/internals.md."""
+
+    sandbox_id: str
+    owner_id: str
+    root: str
+    directory: str
+    config: Config
+    vcpus: int
+    memory_mib: int
+    origin_ns: int = 0
+    cgroup_procs: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, document: bytes) -> Self:
+        """Decode the JSON that the command line wrote. Raises: InvalidInput."""
+        try:
+            values = json.loads(document)
+            return cls(
+                sandbox_id=str(values["sandbox_id"]),
+                owner_id=str(values["owner_id"]),
+                root=str(values["root"]),
+                directory=str(values["directory"]),
+                config=from_json(values["config"]),
+                vcpus=int(values["vcpus"]),
+                memory_mib=int(values["memory_mib"]),
+                origin_ns=int(values.get("origin_ns", 0)),
+                cgroup_procs=tuple(str(path) for path in values.get("cgroup_procs", ())),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidInput(f"boot document: {error!r}") from error
+
+
+class Launched:
+    """The processes and mounts of a pod, and the record of them. Made by `launch`.
+
+    undo_qemu: emptied by whoever takes QEMU over (vm.machine.Machine ends it then).
+    """
+
+    def __init__(self, request: BootRequest, record: SandboxRecord, timeline: Timeline) -> None:
+        self.request = request
+        self.record = record
+        self.timeline = timeline
+        self.config = request.config
+        self.sandbox_id = request.sandbox_id
+        self.root = request.root
+        self.directory = request.directory
+        self.console_log = Path(request.directory, CONSOLE_LOG)
+        self.undo_qemu = ExitStack()
+        self.undo = ExitStack()
+        self.qemu: QemuLaunch
+        self.virtiofsd: VirtiofsdLaunch
+        self.share: Share
+
+    def close(self) -> None:
+        """End what still runs and unmount the share, newest first; idempotent, and every step is tried."""
+        self.undo_qemu.close()
+        self.undo.close()
+
+
+def launch(request: BootRequest, began_ns: int) -> Launched:
+    """Start QEMU and virtiofsd for the pod; each is on record as soon as it exists.
+
+    Raises the first failure (missing program or image with the remedy); then nothing is left but the record's files.
+    """
+    timeline = Timeline(request.origin_ns or began_ns)
+    timeline.add("command line", timeline.origin_ns, began_ns)
+    record = SandboxRecord.load(request.directory)
+    if record is None:
+        raise InvalidInput(f"sandbox directory {request.directory} has no record")
+    record.values |= {"pid": os.getpid(), "pid_start": start_time(os.getpid())}
+    record.save()
+    launched = Launched(request, record, timeline)
+    try:
+        _launch_qemu(launched)
+        _launch_virtiofsd(launched)
+    except OciRuntimeError:
+        launched.close()
+        raise
+    return launched
+
+
+def _launch_qemu(launched: Launched) -> None:
+    facts = read_host_facts()
+    settings = plan_settings(launched.request, launched.timeline, facts)
+    begin_ns = time.monotonic_ns()
+    groups = () if facts.kvm_gid is None else (facts.kvm_gid,)
+    launched.qemu = launch_qemu(settings, cgroup_procs=launched.request.cgroup_procs, groups=groups)
+    launched.undo_qemu.callback(kill_and_reap, launched.qemu.child)
+    _record_child(launched, "qemu", launched.qemu.child)
+    launched.timeline.add("QEMU started", begin_ns)
+
+
+def _launch_virtiofsd(launched: Launched) -> None:
+    begin_ns = time.monotonic_ns()
+    directory = Path(launched.directory)
+    launched.share = Share.create(directory)
+    launched.undo.callback(launched.share.close)
+    storage = launched.config.storage
+    settings = VirtiofsdSettings(path=storage.virtiofsd, cache=storage.virtio_fs_cache)
+    launched.virtiofsd = launch_virtiofsd(
+        launched.share.served, directory, settings, cgroup_procs=launched.request.cgroup_procs
+    )
+    launched.undo.callback(launched.virtiofsd.close)
+    launched.undo.callback(kill_and_reap, launched.virtiofsd.child)
+    _record_child(launched, "virtiofsd", launched.virtiofsd.child)
+    launched.timeline.add("virtiofsd started", begin_ns)
+
+
+def _record_child(launched: Launched, kind: str, child: Child) -> None:
+    launched.record.values[kind] = {"pid": child.pid, "pid_start": start_time(child.pid)}
+    launched.record.save()
+
+
+def plan_settings(request: BootRequest, timeline: Timeline, facts: HostFacts) -> VmSettings:
+    """The machine of a request: configuration, what this host can do, and the guest image."""
+    begin_ns = time.monotonic_ns()
+    config = request.config
+    image = find_image(config.image.store, config.image.name)
+    timeline.add("image verified", begin_ns)
+    accel = choose_accel(config.vm.accel, facts)
+    if accel.warning:
+        log.warning(accel.warning)
+    transport = choose_transport(config.vm.transport, facts)
+    name = short_id(request.sandbox_id)
+    uid = sandbox_uid(name, config.vm.uid_base, config.vm.uid_count)
+    return VmSettings(
+        kernel=image.kernel,
+        initrd=image.initrd,
+        image=image.rootfs,
+        image_bytes=image.image_bytes,
+        kernel_parameters=(
+            *image.kernel_parameters,
+            *config.vm.kernel_parameters.split(),
+            f"vmpod.transport={transport}",
+        ),
+        name=f"vmpod-{name}",
+        machine=config.vm.machine,
+        accel=accel.value,
+        transport=transport,
+        image_device=config.vm.image_device,
+        vcpus=request.vcpus,
+        memory_mib=request.memory_mib,
+        tb_size_mib=config.vm.tb_size_mib,
+        root_ports=config.vm.root_ports,
+        cpu=config.vm.cpu,
+        cid=_vsock_cid(name),
+        firmware=config.vm.firmware,
+        qemu=config.vm.qemu,
+        uid=uid,
+        gid=uid,
+    )
+
+
+def _vsock_cid(name: str) -> int:
+    """A context id of the pod's own: 3 and up, from its short id."""
+    return 3 + int(name[:15], 16) % ((1 << 32) - 8)

@@ -1,0 +1,528 @@
+"""The pod: one virtual machine, its containers, and the order in which everything begins and ends.
+
+`Sandbox` is what both front doors talk to: the control socket's server and the containerd task service. Operations on
+one container are serialised by that container's lock; reading the state takes none, so a hung guest never hangs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from oci_runtime.agent.client import AgentClient
+from oci_runtime.errors import AlreadyExists, InvalidInput, NotFound, OciRuntimeError, Unavailable, WrongState
+from oci_runtime.log import get_logger
+from oci_runtime.sandbox.process import KILLED, Container, ExitStatus, Process, Status
+from oci_runtime.sandbox.virtual_machine import VirtualMachine
+
+log = get_logger(__name__)
+
+_SIGKILL = 9
+_T = TypeVar("_T")
+MAX_CONTAINERS = 256
+MAX_EXECS = 1024
+
+
+@dataclass(frozen=True)
+class SandboxEvent:
+    """Something that happened to a process: kind is created, started, exit, oom, paused, resumed or deleted."""
+
+    kind: str
+    container_id: str
+    exec_id: str = ""
+    status: ExitStatus | None = None
+    time_ns: int = field(default_factory=time.time_ns)
+
+
+@dataclass(frozen=True)
+class CreateRequest:
+    """What `create` needs: the OCI bundle, the host's stand-in process, and the sources that the caller opened.
+
+    descriptors: (description, fd) pairs as in docs/internals.md; the sandbox owns the descriptors from the call on.
+    """
+
+    container_id: str
+    bundle: str
+    spec: dict[str, Any]
+    pid: int
+    descriptors: tuple[tuple[dict[str, Any], int], ...] = ()
+    guest_mounts: tuple[dict[str, Any], ...] = ()
+    pid_namespace_of: str = ""
+    stdin: bool = True
+
+
+class Sandbox:
+    """One pod. `on_change` is told of every change of a container's state, in order, before anybody else sees it."""
+
+    def __init__(self, machine: VirtualMachine, *, owner_id: str, on_change: Callable[[Container], None]) -> None:
+        self.machine = machine
+        self.owner_id = owner_id
+        self.containers: dict[str, Container] = {}
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._on_change = on_change
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._arrivals: dict[tuple[str, str], asyncio.Future[Process]] = {}
+        self._abandoned: set[tuple[str, str]] = set()
+        self._subscribers: set[asyncio.Queue[SandboxEvent | None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ending: asyncio.Task[None] | None = None
+        self._owner_seen = False
+
+    # Beginning
+
+    def begin(self) -> None:
+        """Start to bring the machine up and to watch it; returns at once."""
+        self._spawn(self._bring_up())
+
+    async def _bring_up(self) -> None:
+        try:
+            await self.machine.bring_up()
+        except OciRuntimeError as error:
+            await self._end(error.message)
+            return
+        self._spawn(self._follow_guest_events())
+        exit_reason = await self.machine.lost()
+        await self._end(exit_reason)
+
+    async def _follow_guest_events(self) -> None:
+        """Turn the guest's events into the pod's; ends with the guest."""
+        agent = await self.machine.agent()
+        sequence = 0
+        with contextlib.suppress(OciRuntimeError):
+            while True:
+                event = await agent.next_event(sequence)
+                if event is None:
+                    continue
+                sequence = event.sequence
+                container = self.containers.get(event.container_id)
+                if event.kind == "oom" and container is not None:
+                    container.oom_killed = True
+                    _mark_oom(container)
+                    self._publish(SandboxEvent("oom", container.id))
+
+    # Containers
+
+    async def create_container(self, request: CreateRequest) -> tuple[str, ...]:
+        """Create a container up to, not including, its process's first instruction; return the guest's warnings.
+
+        Boot errors surface here. After a failure nothing of the container is left, on the host or in the guest.
+        """
+        descriptors = list(request.descriptors)
+        try:
+            if self._ending is not None:
+                reason = self.machine.failure or "its sandbox container ended"
+                raise WrongState(
+                    f"cannot create container {request.container_id}: sandbox {self.machine.sandbox_id} is not running"
+                    f" any more ({reason})",
+                    detail=self.machine.console_tail(),
+                )
+            if request.container_id in self.containers:
+                raise AlreadyExists(f"container {request.container_id} already exists in this pod")
+            if len(self.containers) >= MAX_CONTAINERS:
+                raise InvalidInput(f"pod has {MAX_CONTAINERS} containers, no more are taken")
+            container = Container(request.container_id, request.bundle, request.spec, request.pid)
+            terminal = bool((request.spec.get("process") or {}).get("terminal"))
+            process = Process(container.id, "", terminal=terminal)
+            container.processes[""] = process
+            self.containers[container.id] = container
+            async with self._lock(container.id), contextlib.AsyncExitStack() as undo:
+                undo.callback(self._forget, container)
+                warnings = await self.machine.create_container(request, container, undo, self.owner_id)
+                container.move(Status.CREATED)
+                undo.pop_all()
+        finally:
+            self.machine.release(descriptors)
+        self._owner_seen = self._owner_seen or container.id == self.owner_id
+        self._changed(container, "created")
+        self._spawn(self._watch(container, process))
+        self._arrive(process)
+        return warnings
+
+    async def start(self, container_id: str) -> None:
+        """Let the created container's process run."""
+        container = self._container(container_id)
+        async with self._lock(container_id):
+            if container.status is not Status.CREATED:
+                raise WrongState(
+                    f"cannot start container {container_id}: it is {container.status.value}, only a created one starts"
+                )
+            agent = await self._agent()
+            await agent.start_container(container_id)
+            # A very short process may have been reported before the answer to start.
+            if container.status is Status.CREATED:
+                container.move(Status.RUNNING)
+                self._changed(container, "started")
+
+    async def delete(self, container_id: str, *, force: bool = False) -> ExitStatus:
+        """Remove a stopped container (any, with `force`) from the guest and the share; return how it ended."""
+        container = self._container(container_id)
+        if container.status is Status.CREATING and force:
+            # The guest may not know it yet. Wait for the creation's end: it may take the container away itself.
+            async with self._lock(container_id):
+                container = self._container(container_id)
+        if container.status not in (Status.STOPPED, Status.CREATED) and not force:
+            raise WrongState(
+                f"cannot delete container {container_id}: it is {container.status.value}; stop it first or use --force"
+            )
+        if container.status is not Status.STOPPED:
+            await self._kill_for_delete(container)
+        async with self._lock(container_id):
+            if container_id not in self.containers:
+                raise NotFound(f"container {container_id} does not exist")
+            if self._ending is None:
+                await self.machine.remove_container(container)
+            self._forget(container)
+        self._publish(SandboxEvent("deleted", container_id, status=container.init.exit.result()))
+        if not self.containers and not self._owner_seen:
+            self._spawn(self._end("the last container was deleted"))
+        return container.init.exit.result()
+
+    async def _kill_for_delete(self, container: Container) -> None:
+        try:
+            if self._ending is None:
+                agent = await self._agent()
+                await agent.signal_process(container.id, "", _SIGKILL, all=True)
+            await asyncio.wait_for(asyncio.shield(container.init.exit), 10)
+        except (OciRuntimeError, TimeoutError) as error:
+            if container.init.exit.done():
+                return
+            await self._end(f"guest does not answer while container {container.id} is deleted: {error}")
+
+    # Processes
+
+    async def exec(self, container_id: str, exec_id: str, process: dict[str, Any], *, stdin: bool) -> int:
+        """Run another process in a created or running container; return its pid in the guest."""
+        container = self._container(container_id)
+        container.require(Status.CREATED, Status.RUNNING)
+        if not exec_id or exec_id in container.processes:
+            raise AlreadyExists(f"exec {exec_id!r} already exists in container {container_id}")
+        if len(container.processes) >= MAX_EXECS:
+            raise InvalidInput(f"container {container_id} has {MAX_EXECS} execs, no more are taken")
+        record = Process(container_id, exec_id, terminal=bool(process.get("terminal")))
+        container.processes[exec_id] = record
+        try:
+            agent = await self._agent()
+            response = await agent.exec_process(container_id, exec_id, json.dumps(process).encode(), stdin=stdin)
+        except BaseException:
+            container.processes.pop(exec_id, None)
+            self._abandoned.discard((container_id, exec_id))
+            raise
+        record.guest_pid = response.pid
+        self._publish(SandboxEvent("started", container_id, exec_id))
+        self._spawn(self._watch(container, record))
+        self._arrive(record)
+        return response.pid
+
+    async def kill(self, container_id: str, exec_id: str, signal: int, *, all_processes: bool = False) -> None:
+        """Send a signal to one process, or to all of the container. SIGKILL to a guest that is hung ends the pod."""
+        container = self._container(container_id)
+        process = self._process(container, exec_id)
+        if process.exit.done():
+            raise WrongState(f"container not running: process {exec_id or 'init'} of {container_id} has ended")
+        if not exec_id:
+            container.require(Status.CREATED, Status.RUNNING, Status.PAUSED)
+        agent = await self._agent()
+        try:
+            await agent.signal_process(container_id, exec_id, signal, all=all_processes)
+        except Unavailable:
+            if signal != _SIGKILL or exec_id:
+                raise
+            await self._end(f"guest does not answer to SIGKILL for container {container_id}")
+
+    async def wait(self, container_id: str, exec_id: str = "") -> ExitStatus:
+        """Wait for the end of a process. Safe to cancel."""
+        return await asyncio.shield(self._process(self._container(container_id), exec_id).exit)
+
+    async def wait_for_process(self, container_id: str, exec_id: str) -> Process:
+        """Return the process, waiting for one that is still to be created. Safe to cancel."""
+        self._require_alive()
+        self._abandoned.discard((container_id, exec_id))
+        container = self.containers.get(container_id)
+        process = container.processes.get(exec_id) if container is not None else None
+        if process is not None and process.guest_pid:
+            return process
+        key = (container_id, exec_id)
+        arrival = self._arrivals.setdefault(key, asyncio.get_running_loop().create_future())
+        return await asyncio.shield(arrival)
+
+    def abandon(self, container_id: str, exec_id: str) -> None:
+        """The stand-in of a process that is still to be created is gone: it dies as soon as it exists."""
+        key = (container_id, exec_id)
+        arrival = self._arrivals.pop(key, None)
+        if arrival is not None:
+            arrival.cancel()
+        container = self.containers.get(container_id)
+        if container is not None and exec_id in container.processes:
+            self._abandoned.add(key)
+
+    async def delete_exec(self, container_id: str, exec_id: str) -> ExitStatus:
+        """Forget an ended exec."""
+        container = self._container(container_id)
+        process = self._process(container, exec_id)
+        if not process.exit.done():
+            raise WrongState(f"exec {exec_id} of container {container_id} is running")
+        container.processes.pop(exec_id, None)
+        if self._ending is None:
+            with contextlib.suppress(OciRuntimeError):
+                await (await self._agent()).remove_process(container_id, exec_id)
+        return process.exit.result()
+
+    async def _kill_abandoned(self, process: Process) -> None:
+        with contextlib.suppress(OciRuntimeError):
+            await self.kill(process.container_id, process.exec_id, _SIGKILL)
+        self.release_exec(process)
+
+    def release_exec(self, process: Process) -> None:
+        """Nobody will ask for this exec again: forget it as soon as it has ended. A first process stays."""
+        if process.exec_id:
+            self._spawn(self._forget_exec(process))
+
+    async def _forget_exec(self, process: Process) -> None:
+        await asyncio.shield(process.exit)
+        with contextlib.suppress(OciRuntimeError):
+            await self.delete_exec(process.container_id, process.exec_id)
+
+    # Streams
+
+    async def read_output(self, process: Process, *, stderr: bool, max_bytes: int) -> tuple[bytes, bool]:
+        """Return the next output bytes, or (b"", True) at the end; a guest that is gone is an end, too."""
+        try:
+            agent = await self._agent()
+            data, eof = await agent.read_output(
+                process.container_id, process.exec_id, stderr=stderr, max_bytes=max_bytes
+            )
+        except (Unavailable, NotFound, WrongState):
+            data, eof = b"", True
+        if eof:
+            process.note_end_of_output(stderr)
+        return data, eof
+
+    async def write_stdin(self, process: Process, data: bytes) -> None:
+        """Write all of `data`, waiting while the process does not read. Data for a closed stdin is dropped."""
+        agent = await self._agent()
+        view = memoryview(data)
+        while view:
+            written = await agent.write_stdin(process.container_id, process.exec_id, bytes(view))
+            if not written:
+                return
+            view = view[written:]
+
+    async def close_stdin(self, process: Process) -> None:
+        """Let the process see the end of its input."""
+        await (await self._agent()).close_stdin(process.container_id, process.exec_id)
+
+    async def close_output(self, process: Process, *, stderr: bool) -> None:
+        """Nobody reads this output any more: the process gets EPIPE when it writes."""
+        await (await self._agent()).close_output(process.container_id, process.exec_id, stderr=stderr)
+
+    async def resize(self, process: Process, rows: int, columns: int) -> None:
+        """Set the size of the process's terminal, in characters."""
+        await (await self._agent()).resize_tty(process.container_id, process.exec_id, rows, columns)
+
+    # Resources
+
+    async def pause(self, container_id: str) -> None:
+        """Freeze the container's cgroup in the guest."""
+        container = self._container(container_id)
+        async with self._lock(container_id):
+            container.require(Status.RUNNING)
+            await (await self._agent()).pause_container(container_id)
+            container.move(Status.PAUSED)
+            self._changed(container, "paused")
+
+    async def resume(self, container_id: str) -> None:
+        """Thaw it."""
+        container = self._container(container_id)
+        async with self._lock(container_id):
+            container.require(Status.PAUSED)
+            await (await self._agent()).resume_container(container_id)
+            container.move(Status.RUNNING)
+            self._changed(container, "resumed")
+
+    async def update(self, container_id: str, resources: dict[str, Any]) -> tuple[str, ...]:
+        """Apply OCI linux.resources in the guest; return what could not be done."""
+        container = self._container(container_id)
+        container.require(Status.CREATED, Status.RUNNING, Status.PAUSED)
+        return await (await self._agent()).update_container(container_id, json.dumps(resources).encode())
+
+    async def stats(self, container_id: str) -> Any:
+        """The guest's cgroup figures of a container (agent_pb2.StatsContainerResponse)."""
+        self._container(container_id).require(Status.CREATED, Status.RUNNING, Status.PAUSED)
+        return await (await self._agent()).stats_container(container_id)
+
+    async def processes(self, container_id: str) -> tuple[Any, ...]:
+        """The container's processes in the guest (agent_pb2.ProcessInfo)."""
+        self._container(container_id).require(Status.CREATED, Status.RUNNING, Status.PAUSED)
+        return await (await self._agent()).list_processes(container_id)
+
+    async def subscribe(self) -> AsyncIterator[SandboxEvent]:
+        """Yield events from now to the end of the pod. A subscriber that does not read loses the oldest ones."""
+        queue: asyncio.Queue[SandboxEvent | None] = asyncio.Queue(1024)
+        self._subscribers.add(queue)
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+        finally:
+            self._subscribers.discard(queue)
+
+    # End
+
+    async def shutdown(self, reason: str) -> None:
+        """End the pod: every process, the machine, everything on the host. Idempotent; returns when it is done."""
+        await self._end(reason)
+
+    async def _watch(self, container: Container, process: Process) -> None:
+        """Wait in the guest for one process, and record its end."""
+        try:
+            agent = await self._agent()
+            response = await agent.wait_process(process.container_id, process.exec_id)
+            oom = response.oom_killed or (container.oom_killed and response.exit_code == KILLED)
+            status = ExitStatus(response.exit_code, response.exited_at_ns, oom)
+        except OciRuntimeError as error:
+            if self._ending is None:
+                # The guest's link is gone before anybody said so: its end is on the way and finishes this process.
+                await self._end(f"lost the guest: {error.message}")
+            return
+        self._record_exit(container, process, status)
+        if not process.exec_id and container.id == self.owner_id:
+            self._spawn(self._end_after_output(container))
+
+    def _record_exit(self, container: Container, process: Process, status: ExitStatus) -> None:
+        if process.exit.done():
+            return
+        if process.exec_id:
+            process.finish(status)
+            self._publish(SandboxEvent("exit", container.id, process.exec_id, status))
+            return
+        for other in container.processes.values():
+            if other is not process and not other.exit.done():
+                other.finish(ExitStatus(KILLED, status.exited_at_ns, reason="its container ended"))
+                self._publish(SandboxEvent("exit", container.id, other.exec_id, other.exit.result()))
+        # A paused container that is killed is thawed by the guest.
+        container.move(Status.STOPPED)
+        process.finish(status)
+        self._changed(container, "exit", status)
+
+    async def _end_after_output(self, container: Container) -> None:
+        """The container that the machine exists for has ended: let the readers finish, then end the pod."""
+        await container.init.wait_drained()
+        await self._end("")
+
+    async def _end(self, reason: str) -> None:
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end_once(reason))
+        await asyncio.shield(self._ending)
+
+    async def _end_once(self, reason: str) -> None:
+        # Containers learn first: whatever happens to the machine from here on, they are over.
+        if reason:
+            log.info("pod ends", reason=reason)
+        await self.machine.quiesce()
+        for container in list(self.containers.values()):
+            if container.status is not Status.CREATING:
+                self._record_exit(container, container.init, ExitStatus.killed(reason or "its pod ended"))
+        for arrival in self._arrivals.values():
+            if not arrival.done():
+                arrival.set_exception(Unavailable(reason or "the pod has ended"))
+                arrival.exception()  # it is nobody's fault if no one waits
+        try:
+            await self.machine.close()
+        finally:
+            for queue in self._subscribers:
+                _offer(queue, None)
+            if not self.ended.done():
+                self.ended.set_result(reason)
+
+    # What the pod looks like
+
+    def container(self, container_id: str) -> Container:
+        """Return a container; NotFound when there is none of that id."""
+        return self._container(container_id)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The containers as `vmpod list` and the pod's tree show them."""
+        return [
+            {
+                "id": container.id,
+                "status": container.status.value,
+                "pid": container.pid,
+                "bundle": container.bundle,
+                "processes": len(container.processes),
+            }
+            for container in self.containers.values()
+        ]
+
+    # Helpers
+
+    async def _agent(self) -> AgentClient:
+        self._require_alive()
+        return await self.machine.agent()
+
+    def _require_alive(self) -> None:
+        if self._ending is not None:
+            reason = self.machine.failure or "its pod has ended"
+            raise WrongState(f"container not running: {reason}", detail=self.machine.console_tail())
+
+    def _container(self, container_id: str) -> Container:
+        container = self.containers.get(container_id)
+        if container is None:
+            raise NotFound(f"container {container_id} does not exist")
+        return container
+
+    def _process(self, container: Container, exec_id: str) -> Process:
+        process = container.processes.get(exec_id)
+        if process is None:
+            raise NotFound(f"exec {exec_id} does not exist in container {container.id}")
+        return process
+
+    def _lock(self, container_id: str) -> asyncio.Lock:
+        return self._locks.setdefault(container_id, asyncio.Lock())
+
+    def _forget(self, container: Container) -> None:
+        self.containers.pop(container.id, None)
+        self._locks.pop(container.id, None)
+        self._abandoned.discard((container.id, ""))
+
+    def _arrive(self, process: Process) -> None:
+        key = (process.container_id, process.exec_id)
+        arrival = self._arrivals.pop(key, None)
+        if arrival is not None and not arrival.done():
+            arrival.set_result(process)
+        if key in self._abandoned:
+            self._abandoned.discard(key)
+            self._spawn(self._kill_abandoned(process))
+
+    def _changed(self, container: Container, kind: str, status: ExitStatus | None = None) -> None:
+        self._on_change(container)
+        self._publish(SandboxEvent(kind, container.id, status=status))
+
+    def _publish(self, event: SandboxEvent) -> None:
+        for queue in self._subscribers:
+            _offer(queue, event)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _mark_oom(container: Container) -> None:
+    """Leave the empty file `oom` in the bundle, where CRI-O looks: it cannot see the guest's memory events."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        os.close(os.open(os.path.join(container.bundle, "oom"), flags, 0o644))
+    except OSError as error:
+        log.warning("cannot mark an out-of-memory kill", container=container.id, reason=str(error))
+
+
+def _offer(queue: asyncio.Queue[_T], item: _T) -> None:
+    """Put an item into a queue, dropping the oldest one when it is full."""
+    if queue.full():
+        queue.get_nowait()
+    queue.put_nowait(item)

@@ -1,0 +1,60 @@
+"""Where the time of a pod's start-up went: named phases, kept beside the sandbox's record.
+
+Import-light: the first phases are taken before asyncio is loaded. Times are nanoseconds of CLOCK_MONOTONIC on the host;
+the guest's phases arrive on the guest's own clock and are moved onto the host's by the moment of its first answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+FILE_NAME = "timeline.json"
+_MAX_PHASES = 512
+
+
+class Timeline:
+    """Phases of one sandbox. `origin_ns`: when the engine's command began, CLOCK_MONOTONIC."""
+
+    def __init__(self, origin_ns: int | None = None) -> None:
+        self.origin_ns = time.monotonic_ns() if origin_ns is None else origin_ns
+        self._phases: list[tuple[str, int, int]] = []
+
+    def add(self, name: str, start_ns: int, end_ns: int | None = None) -> None:
+        """Record that phase `name` ran from `start_ns` to `end_ns` (default: now)."""
+        if len(self._phases) < _MAX_PHASES:
+            self._phases.append((name, start_ns, time.monotonic_ns() if end_ns is None else end_ns))
+
+    def add_guest(self, phases: list[tuple[str, int]], answered_ns: int, guest_now_ns: int) -> None:
+        """Add the guest's phase ends `(name, monotonic_ns of the guest)`; each begins where the one before ended.
+
+        answered_ns and guest_now_ns are the same moment on the host's and on the guest's clock.
+        """
+        shift_ns = answered_ns - guest_now_ns
+        begin_ns = shift_ns
+        for name, end_ns in phases:
+            self.add(name, max(begin_ns, self.origin_ns), max(end_ns + shift_ns, self.origin_ns))
+            begin_ns = end_ns + shift_ns
+
+    def as_dicts(self) -> list[dict[str, object]]:
+        """The phases in order of their start: name, start_ms and duration_ms from the origin."""
+        rows = sorted(self._phases, key=lambda phase: (phase[1], -phase[2]))
+        return [
+            {
+                "name": name,
+                "start_ms": round((start - self.origin_ns) / 1e6, 2),
+                "duration_ms": round((end - start) / 1e6, 2),
+            }
+            for name, start, end in rows
+        ]
+
+    def save(self, directory: str) -> None:
+        """Write the phases to `directory`; a failure is not worth failing a pod for."""
+        path = os.path.join(directory, FILE_NAME)
+        try:
+            with open(path + ".tmp", "w", encoding="utf-8") as file:
+                json.dump({"phases": self.as_dicts()}, file)
+            os.replace(path + ".tmp", path)
+        except OSError:
+            return

@@ -1,0 +1,352 @@
+"""The drivers joined: QEMU, virtiofsd, the guest agent, the share and the network of one pod.
+
+`VirtualMachine` knows the order in which they come up and go down; `Sandbox` knows containers. Everything that is made
+on the host is recorded before it is made, and undone here in reverse; a step of the undo that fails never keeps the
+others from being tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from oci_runtime import __version__
+from oci_runtime.agent.client import AgentClient
+from oci_runtime.errors import InvalidInput, OciRuntimeError, Unavailable, Unsupported
+from oci_runtime.log import get_logger
+from oci_runtime.sandbox.launch import Launched
+from oci_runtime.sandbox.network import PodNetwork, find_network_path
+from oci_runtime.sandbox.process import Container
+from oci_runtime.storage import share
+from oci_runtime.storage.rewrite import guest_storages, rewrite_spec
+from oci_runtime.vm.machine import Machine
+
+if TYPE_CHECKING:
+    from oci_runtime.sandbox.sandbox import CreateRequest
+
+log = get_logger(__name__)
+_T = TypeVar("_T")
+
+_GUEST_SHUTDOWN_S = 3.0
+_CLOSE_S = 10.0
+
+
+class VirtualMachine:
+    """One machine, from the launched processes to their end."""
+
+    def __init__(self, launched: Launched) -> None:
+        self.launched = launched
+        self.sandbox_id = launched.sandbox_id
+        self.timeline = launched.timeline
+        self.failure = ""
+        self._machine: Machine | None = None
+        self._client: AgentClient | None = None
+        loop = asyncio.get_running_loop()
+        self._connected: asyncio.Future[Machine] = loop.create_future()
+        self._greeted: asyncio.Future[AgentClient] = loop.create_future()
+        self._ready: asyncio.Future[AgentClient] = loop.create_future()
+        self._lost: asyncio.Future[str] = loop.create_future()
+        self._network: PodNetwork | None = None
+        self._network_ready: asyncio.Task[None] | None = None
+        self._sandbox_set_up = False
+        self._storages: set[str] = set()
+        self._set_up_lock = asyncio.Lock()
+        self._watchers: list[asyncio.Task[None]] = []
+
+    # Beginning
+
+    async def bring_up(self) -> None:
+        """Connect to QEMU and wait for the agent's first answer; share and console are there afterwards.
+
+        Raises the first cause, with the tail of the guest's console. Whoever waits in `agent` gets the same error.
+        """
+        try:
+            await self._bring_up()
+        except Exception as cause:  # noqa: BLE001 - whatever it is, those who wait must learn of it
+            error = cause if isinstance(cause, OciRuntimeError) else OciRuntimeError(f"boot failed: {cause!r}")
+            self.failure = error.message
+            if not error.detail:
+                error.detail = self.console_tail()
+            for future in (self._connected, self._greeted, self._ready):
+                if not future.done():
+                    future.set_exception(error)
+                    future.exception()  # it is nobody's fault if no one waits
+            if error is cause:
+                raise
+            raise error from cause
+
+    async def _bring_up(self) -> None:
+        begin_ns = time.monotonic_ns()
+        self.launched.undo_qemu.pop_all()
+        machine = await Machine.connect(self.launched.qemu, self.launched.console_log)
+        self._machine = machine
+        self._watch(machine)
+        self._connected.set_result(machine)
+        self.timeline.add("qemu monitor", begin_ns)
+        begin_ns = time.monotonic_ns()
+        await self._unless_lost(machine.plug_share(self.launched.virtiofsd.socket, share.TAG))
+        self.timeline.add("share plugged", begin_ns)
+        begin_ns = time.monotonic_ns()
+        client = await AgentClient.connect(await self._unless_lost(machine.connect_agent()))
+        self._client = client
+        boot_timeout_s = self.launched.config.vm.boot_timeout_s
+        try:
+            hello = await asyncio.wait_for(self._unless_lost(client.hello(__version__, os.urandom(64))), boot_timeout_s)
+        except TimeoutError as error:
+            raise Unavailable(
+                f"guest did not answer within {boot_timeout_s:g} s (setting vm.boot_timeout_s)",
+                detail=self.console_tail(),
+            ) from error
+        phases = [(phase.name, phase.monotonic_ns) for phase in hello.phases]
+        if phases:
+            self.timeline.add_guest(phases, time.monotonic_ns(), phases[-1][1])
+        self.timeline.add("agent answers", begin_ns)
+        self._greeted.set_result(client)
+        begin_ns = time.monotonic_ns()
+        # The greeting carried the time at which it was sent, which is when the boot began.
+        clock = client.set_clock(time.time_ns())
+        storage = client.add_storage("virtiofs", share.TAG, share.GUEST_ROOT, "virtiofs", ())
+        await self._unless_lost(asyncio.gather(clock, storage))
+        self.timeline.add("share mounted", begin_ns)
+        self._watchers.append(asyncio.create_task(self._watch_link(client)))
+        self._ready.set_result(client)
+
+    def _watch(self, machine: Machine) -> None:
+        async def watch_qemu() -> None:
+            ended = await asyncio.shield(machine.exited)
+            self._lose(f"virtual machine ended: {ended.reason}" + (f": {ended.detail}" if ended.detail else ""))
+
+        async def watch_virtiofsd() -> None:
+            await _wait_pidfd(self.launched.virtiofsd.pidfd)
+            self._lose("virtiofsd ended, the guest cannot reach its files any more")
+
+        self._watchers += [asyncio.create_task(watch_qemu()), asyncio.create_task(watch_virtiofsd())]
+
+    async def _watch_link(self, client: AgentClient) -> None:
+        await client.closed()
+        # QEMU's own end is the better reason, and follows within moments.
+        await asyncio.sleep(0.2)
+        self._lose("lost the connection to the guest's agent")
+
+    def _lose(self, reason: str) -> None:
+        if not self._lost.done():
+            self.failure = self.failure or reason
+            self._lost.set_result(reason)
+
+    async def _unless_lost(self, work: Awaitable[_T]) -> _T:
+        """Await `work`, but give up with the reason as soon as the machine is lost."""
+        task = asyncio.ensure_future(work)
+        awaited: set[asyncio.Future[Any]] = {task, self._lost}
+        await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise Unavailable(self._lost.result(), detail=self.console_tail())
+
+    async def lost(self) -> str:
+        """Wait until the machine cannot go on; return why."""
+        return await asyncio.shield(self._lost)
+
+    async def greeted_agent(self) -> AgentClient:
+        """The client of the guest from its first answer on: the share may not be mounted yet."""
+        return await asyncio.shield(self._greeted)
+
+    async def agent(self) -> AgentClient:
+        """The client of the guest, once it has answered. Raises why it never will."""
+        return await asyncio.shield(self._ready)
+
+    # Containers
+
+    async def create_container(
+        self, request: CreateRequest, container: Container, undo: contextlib.AsyncExitStack, owner_id: str
+    ) -> tuple[str, ...]:
+        """Attach the container's sources to the share and create it in the guest; undo on the stack."""
+        begin_ns = time.monotonic_ns()
+        tree = self.launched.share
+        undo.callback(tree.detach_container, container.id)
+        paths: dict[int, str] = {}
+        rootfs = ""
+        for description, fd in request.descriptors:
+            kind = description.get("kind")
+            if kind == "rootfs":
+                rootfs = tree.attach(fd, container.id, "rootfs")
+            elif kind == "mount":
+                index = int(description["index"])
+                paths[index] = tree.attach(
+                    fd,
+                    container.id,
+                    f"m{index}",
+                    readonly=bool(description.get("readonly")),
+                    propagation=str(description.get("propagation", "private")),
+                )
+            elif kind == "netns":
+                self._attach_network(fd, request)
+            else:
+                raise InvalidInput(f"descriptor of unknown kind {kind!r}")
+        if not rootfs:
+            raise InvalidInput(f"create of {container.id} carries no rootfs descriptor")
+        spec = rewrite_spec(request.spec, rootfs, paths, request.guest_mounts)
+        self.timeline.add(f"sources of {container.id[:12]}", begin_ns)
+        client = await self._agent_and_network()
+        await self._set_up_sandbox(client, request)
+        await self._mount_guest_storages(client, request)
+        begin_ns = time.monotonic_ns()
+        in_pod = container.id == owner_id
+        response = await client.create_container(
+            container.id,
+            json.dumps(spec).encode(),
+            stdin=request.stdin,
+            pid_namespace_of=request.pid_namespace_of,
+            in_pod_ipc=in_pod,
+            in_pod_uts=in_pod,
+        )
+        self.timeline.add(f"container {container.id[:12]}", begin_ns)
+        self.timeline.save(self.launched.directory)
+        container.init.guest_pid = response.pid
+        return tuple(response.warnings)
+
+    async def _set_up_sandbox(self, client: AgentClient, request: CreateRequest) -> None:
+        """Tell the guest what holds for the whole pod; the first container of the pod knows it."""
+        async with self._set_up_lock:
+            if self._sandbox_set_up:
+                return
+            await client.setup_sandbox(
+                self.launched.sandbox_id,
+                # Without one of its own a container has the host's name, as under runc with the host's uts namespace.
+                hostname=str(request.spec.get("hostname") or os.uname().nodename),
+                domainname=str(request.spec.get("domainname") or ""),
+                sysctls={},
+                kernel_modules=self.launched.config.agent.kernel_modules,
+            )
+            self._sandbox_set_up = True
+
+    async def _mount_guest_storages(self, client: AgentClient, request: CreateRequest) -> None:
+        """Mount what the guest serves from its own, such as the pod's shared memory: once for all its containers."""
+        for storage in guest_storages(request.guest_mounts):
+            async with self._set_up_lock:
+                if storage.target in self._storages:
+                    continue
+                await client.add_storage(
+                    storage.driver, storage.source, storage.target, storage.fstype, storage.options
+                )
+                self._storages.add(storage.target)
+
+    async def remove_container(self, container: Container) -> None:
+        """Remove a container from the guest and from the share; the share is freed whatever the guest says."""
+        try:
+            await (await self.agent()).remove_container(container.id)
+        finally:
+            await asyncio.to_thread(self.launched.share.detach_container, container.id)
+
+    @staticmethod
+    def release(descriptors: list[tuple[dict[str, Any], int]]) -> None:
+        """Close what came with a request."""
+        for _description, fd in descriptors:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+    # Network
+
+    async def _agent_and_network(self) -> AgentClient:
+        """The agent, once the network is there as well; whichever fails first ends the wait."""
+        if self._network_ready is None:
+            return await self.agent()
+        client, _ = await asyncio.gather(self.agent(), asyncio.shield(self._network_ready))
+        return client
+
+    def _attach_network(self, netns_fd: int, request: CreateRequest) -> None:
+        """Begin to bring the namespace's interfaces into the guest; the first container's namespace is the pod's."""
+        if self._network is not None:
+            return
+        self._network = PodNetwork(self, self.launched.config.network)
+        attach = self._network.attach(os.dup(netns_fd), request.pid, find_network_path(request.spec))
+        self._network_ready = asyncio.create_task(attach)
+
+    async def machine(self) -> Machine:
+        """QEMU's monitor, once it is connected."""
+        return await asyncio.shield(self._connected)
+
+    async def network_operation(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Op `network` of the control socket."""
+        return await self._require_network().operate(request)
+
+    async def iptables_operation(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Op `iptables` of the control socket."""
+        return await self._require_network().operate_firewall(request)
+
+    def _require_network(self) -> PodNetwork:
+        if self._network is None:
+            raise Unsupported("this pod has no network namespace")
+        return self._network
+
+    # What it looks like
+
+    def console_tail(self) -> str:
+        """The last lines of the guest's console, empty when there is none."""
+        return self._machine.console_tail() if self._machine is not None else ""
+
+    async def describe(self) -> dict[str, Any]:
+        """The machine as `vmpod list` and `env` show it."""
+        settings = self.launched.qemu.settings
+        return {
+            "sandbox_id": self.launched.sandbox_id,
+            "qemu_pid": self.launched.qemu.pid,
+            "virtiofsd_pid": self.launched.virtiofsd.pid,
+            "machine": settings.machine,
+            "accel": settings.accel,
+            "vcpus": settings.vcpus,
+            "memory_mib": settings.memory_mib,
+            "kernel": settings.kernel,
+            "image": settings.image,
+        }
+
+    # End
+
+    async def quiesce(self) -> None:
+        """Let a guest that still answers flush its disks; never fails, never takes long."""
+        if self._lost.done() or not self._ready.done() or self._ready.exception() is not None:
+            return
+        with contextlib.suppress(OciRuntimeError, TimeoutError):
+            await asyncio.wait_for(self._ready.result().shutdown(), _GUEST_SHUTDOWN_S)
+
+    async def close(self) -> None:
+        """End QEMU and virtiofsd and undo everything on the host. Idempotent; continues after failures."""
+        for watcher in self._watchers:
+            watcher.cancel()
+        if self._network_ready is not None:
+            self._network_ready.cancel()
+            await asyncio.gather(self._network_ready, return_exceptions=True)
+        steps: list[tuple[str, Awaitable[Any]]] = []
+        if self._client is not None:
+            steps.append(("agent link", self._client.close()))
+        if self._machine is not None:
+            steps.append(("QEMU", self._machine.stop(2.0)))
+        if self._network is not None:
+            steps.append(("network", self._network.close()))
+        steps.append(("launch", asyncio.to_thread(self.launched.close)))
+        for name, step in steps:
+            try:
+                await asyncio.wait_for(step, _CLOSE_S)
+            except Exception as error:  # noqa: BLE001 - the other steps must be tried whatever this one does
+                log.error("cannot undo", step=name, reason=repr(error))
+        for future in (self._connected, self._greeted, self._ready):
+            if not future.done():
+                future.set_exception(Unavailable(self.failure or "the pod has ended"))
+                future.exception()
+
+
+async def _wait_pidfd(pidfd: int) -> None:
+    """Wait for the end of the process behind a pidfd."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)

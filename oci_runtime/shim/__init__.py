@@ -1,0 +1,1 @@
+"""L4: the containerd shim, version 2."""

@@ -1,0 +1,1 @@
+"""containerd's messages: .proto files of our own and the modules generated from them by scripts/proto.sh."""

@@ -1,0 +1,1 @@
+"""L2: records and locks below the state directory."""

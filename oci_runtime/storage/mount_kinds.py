@@ -1,0 +1,78 @@
+"""What becomes of each mount of a spec: who makes it, and from what. Pure tables and predicates; imports nothing.
+
+- Type proc, sysfs, tmpfs, devpts, mqueue, cgroup and the like: the guest's own, with the options as they are.
+- A bind of a directory or file: the share. Opened on the host, where `ro` and propagation are applied; the guest
+  applies them again, and all other options.
+- A bind of a host tmpfs at /dev/shm: a tmpfs of the guest with the host mount's size, one for all containers that bind
+  the same one.
+- A bind from /dev, /proc, /sys or another file system of the kernel: the same path of the guest's own.
+- A bind of a block device: refused, disks are plugged and not bound.
+- Any other type: refused, such file systems are mounted on the host and bound.
+"""
+
+from __future__ import annotations
+
+# Made by the guest's kernel out of nothing; everything else has content that lives on the host.
+GUEST_TYPES = frozenset(
+    "proc sysfs tmpfs ramfs devpts devtmpfs mqueue cgroup cgroup2 hugetlbfs bpf debugfs tracefs securityfs fusectl "
+    "configfs efivarfs binfmt_misc".split()
+)
+
+# f_type of file systems whose content is the kernel's: serving the host's to a guest makes no sense or is dangerous.
+# Source: linux/magic.h and the file systems' own sources.
+KERNEL_MAGIC = frozenset(
+    (
+        0x9FA0,  # proc
+        0x62656572,  # sysfs
+        0x0027E0EB,  # cgroup
+        0x63677270,  # cgroup2
+        0x1CD1,  # devpts
+        0x19800202,  # mqueue
+        0x958458F6,  # hugetlbfs
+        0x64626720,  # debugfs
+        0x74726163,  # tracefs
+        0x73636673,  # securityfs
+        0xCAFE4A11,  # bpf
+        0x62656570,  # configfs
+        0x6165676C,  # pstore
+        0xDE5E81E4,  # efivarfs
+        0x6E736673,  # nsfs
+        0xF97CFF8C,  # selinuxfs
+        0x42494E4D,  # binfmt_misc
+    )
+)
+TMPFS_MAGIC = 0x01021994
+
+SHM = "/dev/shm"
+SHM_GUEST_ROOT = "/run/vmpod/shm"
+
+
+def is_bind(mount: dict[str, object]) -> bool:
+    """Whether a mount of a spec is a bind mount: by type or by option, as runc has it."""
+    return mount.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(options_of(mount))
+
+
+def options_of(mount: dict[str, object]) -> list[str]:
+    """The options of a mount as strings; none if there are none."""
+    options = mount.get("options")
+    return [str(option) for option in options] if isinstance(options, list) else []
+
+
+def is_readonly(options: list[str]) -> bool:
+    """Whether the options end up read-only: the last of ro, rro and rw counts."""
+    readonly = False
+    for option in options:
+        if option in ("ro", "rro"):
+            readonly = True
+        elif option == "rw":
+            readonly = False
+    return readonly
+
+
+def propagation_of(options: list[str]) -> str:
+    """private, slave or shared; the last one named counts, private without any."""
+    wanted = "private"
+    for option in options:
+        if option.removeprefix("r") in ("private", "slave", "shared"):
+            wanted = option.removeprefix("r")
+    return wanted

@@ -1,0 +1,158 @@
+"""Open what a container's spec takes from the host, in the caller's mount namespace: rootfs and bind sources.
+
+Runs in the command line (or the shim), which the engine started: a path of the bundle means what it means there. Each
+source becomes a detached copy of its mount tree; the descriptor travels to the sandbox process. mount_kinds.py says
+what becomes of which mount. Imports little: every `create` comes through here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from oci_runtime.errors import HostError, InvalidInput, NotFound, Unsupported
+from oci_runtime.host import syscalls
+from oci_runtime.storage.mount_kinds import (
+    GUEST_TYPES,
+    KERNEL_MAGIC,
+    SHM,
+    TMPFS_MAGIC,
+    is_bind,
+    is_readonly,
+    options_of,
+    propagation_of,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+# A frame of the control socket carries 200 descriptors; the namespaces need some.
+MAX_SOURCES = 190
+
+
+class Sources:
+    """What `open_sources` found. Owns its descriptors: call `close` when they have been sent.
+
+    descriptors: (description, descriptor) pairs; the descriptions travel as `fds` of op `create`: {"kind": "rootfs"}
+    and {"kind": "mount", "index", "readonly", "propagation"}. guest_mounts, likewise: binds that the guest serves from
+    its own: {"kind": "shm", "index", "key", "size_bytes"} and {"kind": "guest", "index", "source"}. warnings: for the
+    user.
+    """
+
+    __slots__ = ("descriptors", "guest_mounts", "warnings")
+
+    def __init__(self) -> None:
+        self.descriptors: list[tuple[dict[str, Any], int]] = []
+        self.guest_mounts: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
+
+    def add(self, description: dict[str, Any], descriptor: int) -> None:
+        """Take over a descriptor."""
+        self.descriptors.append((description, descriptor))
+
+    def close(self) -> None:
+        """Close the descriptors; idempotent. Trees that nobody attached vanish."""
+        while self.descriptors:
+            os.close(self.descriptors.pop()[1])
+
+
+def open_sources(spec: Mapping[str, Any], bundle: str) -> Sources:
+    """Open rootfs and bind sources of a spec; relative paths start at `bundle`.
+
+    Raises: NotFound (a missing source), InvalidInput (a rootfs that is no directory), Unsupported (a source or type
+    that a virtual machine cannot have), HostError. Messages name the mount's index and destination. After a failure
+    nothing is open.
+    """
+    sources = Sources()
+    try:
+        rootfs = os.path.join(bundle, str(spec["root"]["path"]))
+        descriptor = _open_tree(rootfs, "root.path", recursive=True)
+        sources.add({"kind": "rootfs"}, descriptor)
+        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise InvalidInput(f"root.path {rootfs}: not a directory")
+        for index, mount in enumerate(spec.get("mounts") or ()):
+            _open_mount(sources, index, mount, bundle)
+    except BaseException:
+        sources.close()
+        raise
+    return sources
+
+
+def _open_mount(sources: Sources, index: int, mount: dict[str, Any], bundle: str) -> None:
+    destination = str(mount.get("destination", ""))
+    what = f"mounts[{index}] {destination}"
+    options = options_of(mount)
+    if not is_bind(mount):
+        kind = str(mount.get("type") or "none")
+        if kind not in GUEST_TYPES:
+            raise Unsupported(
+                f"{what}: a virtual machine cannot mount type {kind!r} (mount it on the host and bind it)"
+            )
+        return
+    path = str(mount.get("source") or "")
+    if not path:
+        raise InvalidInput(f"{what}: a bind mount without a source")
+    path = os.path.join(bundle, path)
+    descriptor = _open_tree(path, f"{what}: source", recursive="rbind" in options)
+    try:
+        if _is_served_by_guest(sources, index, destination, path, descriptor):
+            os.close(descriptor)
+            return
+        _check_node(sources, what, path, os.fstat(descriptor).st_mode)
+        if len(sources.descriptors) >= MAX_SOURCES:
+            raise Unsupported(f"{what}: more than {MAX_SOURCES} bind mounts in one container")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    description = {"kind": "mount", "index": index, "readonly": is_readonly(options)}
+    sources.add(description | {"propagation": propagation_of(options)}, descriptor)
+
+
+def _is_served_by_guest(sources: Sources, index: int, destination: str, path: str, descriptor: int) -> bool:
+    """Note a mount that the guest makes from its own; False if it has to be shared."""
+    status = os.fstat(descriptor)
+    magic = syscalls.filesystem_type(descriptor)
+    if os.path.normpath(destination) == SHM and magic == TMPFS_MAGIC and stat.S_ISDIR(status.st_mode):
+        size = os.fstatvfs(descriptor)
+        key = f"{status.st_dev:x}-{status.st_ino:x}"
+        sources.guest_mounts.append(
+            {"kind": "shm", "index": index, "key": key, "size_bytes": size.f_blocks * size.f_frsize}
+        )
+        return True
+    character_device = stat.S_ISCHR(status.st_mode)
+    real = os.path.realpath(path)
+    if (
+        magic in KERNEL_MAGIC
+        or character_device
+        or status.st_dev == os.stat("/dev").st_dev
+        or real.startswith(("/proc/", "/sys/"))
+    ):
+        if stat.S_ISBLK(status.st_mode):
+            return False
+        sources.guest_mounts.append({"kind": "guest", "index": index, "source": real})
+        return True
+    return False
+
+
+def _check_node(sources: Sources, what: str, path: str, mode: int) -> None:
+    if stat.S_ISBLK(mode):
+        raise Unsupported(f"{what}: block device {path} cannot be bound into a virtual machine")
+    if stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode):
+        kind = "socket" if stat.S_ISSOCK(mode) else "pipe"
+        sources.warnings.append(f"{what}: {kind} {path} of the host is visible in the guest, but leads nowhere there")
+
+
+def _open_tree(path: str, what: str, *, recursive: bool) -> int:
+    flags = syscalls.OPEN_TREE_CLONE | (syscalls.AT_RECURSIVE if recursive else 0)
+    try:
+        return syscalls.open_tree(path, flags)
+    except HostError as error:
+        reason = os.strerror(error.errno)
+        if error.errno == errno.ENOENT:
+            raise NotFound(f"{what} {path}: {reason}") from error
+        if error.errno in (errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+            raise InvalidInput(f"{what} {path}: {reason}") from error
+        raise HostError("open_tree", f"{what} {path}", error.errno) from error

@@ -1,0 +1,240 @@
+"""The share on the host: what is attached where, what is refused, and that nothing stays."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from oci_runtime.errors import AlreadyExists, HostError, InvalidInput
+from oci_runtime.host import syscalls
+from oci_runtime.host.mounts import list_mounts, unmount_tree
+from oci_runtime.storage.share import Share
+from tests.storage_lab import attach_path, private_mounts  # noqa: F401 - a fixture
+
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("private_mounts")]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(tmp_path: Path) -> Iterator[None]:
+    descriptors = sorted(os.listdir("/proc/self/fd"))
+    yield
+    assert sorted(os.listdir("/proc/self/fd")) == descriptors
+    assert list_mounts(str(tmp_path)) == []
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Iterator[Share]:
+    directory = tmp_path / "sandbox"
+    directory.mkdir(mode=0o700)
+    share = Share.create(directory)
+    yield share
+    share.close()
+    assert os.listdir(directory) == []
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    source = tmp_path / "source"
+    (source / "sub").mkdir(parents=True)
+    (source / "file").write_text("content")
+    return source
+
+
+def seen(share: Share, guest_path: str) -> Path:
+    """Where virtiofsd sees what the guest sees at a path."""
+    return share.served / Path(guest_path).relative_to("/run/vmpod/share")
+
+
+def test_what_is_attached_appears_in_what_is_served(share: Share, source: Path) -> None:
+    tree = attach_path(share, source, "c1", "rootfs")
+    file = attach_path(share, source / "file", "c1", "m0")
+    assert tree == "/run/vmpod/share/c1.1/rootfs"
+    assert file == "/run/vmpod/share/c1.1/m0"
+    assert (seen(share, tree) / "file").read_text() == seen(share, file).read_text() == "content"
+    (seen(share, tree) / "sub" / "new").write_text("new")
+    assert (source / "sub" / "new").read_text() == "new"
+
+
+def test_the_served_root_cannot_be_written_not_even_by_root(share: Share, source: Path) -> None:
+    path = seen(share, attach_path(share, source, "c1", "rootfs"))
+    for directory in (share.served, path.parent):
+        with pytest.raises(OSError, match="Read-only file system"):
+            (directory / "new").mkdir()
+
+
+def test_read_only_is_for_this_place_alone(share: Share, source: Path) -> None:
+    readonly = seen(share, attach_path(share, source, "c1", "m0", readonly=True))
+    writable = seen(share, attach_path(share, source, "c1", "m1"))
+    with pytest.raises(OSError, match="Read-only file system"):
+        (readonly / "file").write_text("changed")
+    (writable / "file").write_text("changed")
+    (source / "file").write_text("again")
+
+
+def test_mounts_inside_a_tree_come_along(share: Share, source: Path) -> None:
+    syscalls.mount("inner", str(source / "sub"), "tmpfs")
+    (source / "sub" / "deep").touch()
+    path = seen(share, attach_path(share, source, "c1", "rootfs"))
+    assert os.listdir(path / "sub") == ["deep"]
+    share.detach_container("c1")
+    assert os.listdir(source / "sub") == ["deep"], "the host's own mount is untouched"
+    syscalls.umount(str(source / "sub"))
+
+
+@pytest.mark.parametrize(("propagation", "arrives"), [("private", False), ("slave", True), ("shared", True)])
+def test_propagation_from_the_host(share: Share, source: Path, propagation: str, arrives: bool) -> None:
+    syscalls.mount("volume", str(source), "tmpfs")
+    syscalls.mount_setattr(str(source), 0, propagation=syscalls.MS_SHARED)
+    (source / "later").mkdir()
+    path = seen(share, attach_path(share, source, "c1", "m0", propagation=propagation))
+    syscalls.mount("later", str(source / "later"), "tmpfs")
+    (source / "later" / "file").touch()
+    assert os.listdir(path / "later") == (["file"] if arrives else [])
+    syscalls.umount(str(source / "later"))
+    assert os.listdir(path / "later") == []
+    share.detach_container("c1")
+    syscalls.umount(str(source))
+
+
+def test_nothing_of_the_share_reaches_the_namespaces_that_follow_the_hosts(tmp_path: Path, source: Path) -> None:
+    """On a host whose mounts are shared, services with mount namespaces of their own must not hold our containers."""
+    host = tmp_path / "host"
+    follower = tmp_path / "follower"
+    for path in (host, follower):
+        path.mkdir()
+    syscalls.mount("host", str(host), "tmpfs")
+    syscalls.mount_setattr(str(host), 0, propagation=syscalls.MS_SHARED)
+    syscalls.mount(str(host), str(follower), flags=syscalls.MS_BIND | syscalls.MS_REC)
+    sandbox = host / "sandbox"
+    sandbox.mkdir(mode=0o700)
+    share = Share.create(sandbox)
+    attach_path(share, source, "c1", "rootfs")
+    assert not [point for point in list_mounts(str(follower)) if "c1" in point]
+    share.close()
+    assert list_mounts(str(follower)) == [str(follower)]
+    unmount_tree(str(follower))
+    unmount_tree(str(host))
+
+
+def test_names_that_could_lead_elsewhere_are_refused(share: Share, source: Path) -> None:
+    for container, name in (("..", "x"), ("c1", ".."), ("c1", "a/b"), ("/c1", "x"), ("c1", ""), ("c" * 256, "x")):
+        with pytest.raises(InvalidInput, match=r"letters, digits and _ \. \+ - only"):
+            attach_path(share, source, container, name)
+    assert share.attached() == []
+
+
+def test_the_longest_container_id_fits(share: Share, source: Path) -> None:
+    first = attach_path(share, source, "c" * 255, "rootfs")
+    second = attach_path(share, source, "c" * 254 + "d", "rootfs")
+    assert first != second
+    assert (seen(share, second) / "file").exists()
+
+
+def test_a_name_is_taken_once(share: Share, source: Path) -> None:
+    attach_path(share, source, "c1", "m0")
+    with pytest.raises(AlreadyExists, match="share name 'm0' of container c1: attached already"):
+        attach_path(share, source / "file", "c1", "m0")
+    assert share.attached() == ["c1.1/m0"]
+
+
+def test_the_same_container_id_gets_a_new_place(share: Share, source: Path) -> None:
+    first = attach_path(share, source, "c1", "rootfs")
+    share.detach_container("c1")
+    second = attach_path(share, source, "c1", "rootfs")
+    assert first != second and not seen(share, first).exists()
+
+
+def test_devices_are_refused_and_sockets_are_not(share: Share, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="a device or symbolic link cannot be served"):
+        attach_path(share, Path("/dev/null"), "c1", "m0")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        path = seen(share, attach_path(share, tmp_path / "socket", "c1", "m1"))
+        assert path.is_socket()
+    assert share.attached() == ["c1.1/m1"]
+
+
+def test_unknown_propagation_is_refused(share: Share, source: Path) -> None:
+    with pytest.raises(InvalidInput, match="propagation 'unbindable': not one of private, slave, shared"):
+        attach_path(share, source, "c1", "m0", propagation="unbindable")
+
+
+def test_a_tree_that_cannot_be_attached_leaves_no_mount_point(share: Share, source: Path) -> None:
+    plain = os.open(source, os.O_PATH | os.O_CLOEXEC)  # no detached tree
+    try:
+        with pytest.raises(HostError):
+            share.attach(plain, "c1", "rootfs")
+    finally:
+        os.close(plain)
+    assert os.listdir(share.root) == []
+
+
+def test_detaching_is_idempotent_and_by_container(share: Share, source: Path) -> None:
+    for container in ("c1", "c2"):
+        attach_path(share, source, container, "rootfs")
+        attach_path(share, source / "file", container, "m0")
+    share.detach("c1", "m0")
+    share.detach("c1", "m0")
+    share.detach("nobody", "m0")
+    assert share.attached() == ["c1.1/rootfs", "c2.2/rootfs", "c2.2/m0"]
+    share.detach_container("c1")
+    share.detach_container("c1")
+    assert share.attached() == ["c2.2/rootfs", "c2.2/m0"]
+    assert sorted(os.listdir(share.root)) == ["c2.2"]
+
+
+def test_a_busy_tree_is_detached_all_the_same(share: Share, source: Path) -> None:
+    path = share.root / Path(attach_path(share, source, "c1", "rootfs")).relative_to("/run/vmpod/share")
+    with (path / "file").open() as busy:
+        share.detach_container("c1")
+        assert share.attached() == []
+        assert busy.read() == "content"
+
+
+def test_closing_takes_everything_along_and_may_be_repeated(tmp_path: Path, source: Path) -> None:
+    directory = tmp_path / "sandbox"
+    directory.mkdir()
+    share = Share.create(directory)
+    attach_path(share, source, "c1", "rootfs")
+    attach_path(share, source / "file", "c1", "m0")
+    share.close()
+    share.close()
+    assert list_mounts(str(directory)) == [] and os.listdir(directory) == []
+    assert (source / "file").read_text() == "content", "files of the host are never removed"
+
+
+def test_what_a_dead_process_left_is_taken_over(tmp_path: Path, source: Path) -> None:
+    directory = tmp_path / "sandbox"
+    directory.mkdir()
+    attach_path(Share.create(directory), source, "c1", "rootfs")
+    Share.adopt(directory).close()
+    assert list_mounts(str(directory)) == [] and os.listdir(directory) == []
+    assert (source / "file").read_text() == "content"
+
+
+def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match=f"create share {tmp_path}/none: No such file or directory"):
+        Share.create(tmp_path / "none")
+
+
+def test_unmounting_names_with_spaces_and_stacked_mounts(tmp_path: Path) -> None:
+    point = tmp_path / "with space\tand tab"
+    point.mkdir()
+    for _ in range(3):
+        syscalls.mount("tmp", str(point), "tmpfs")
+    assert list_mounts(str(tmp_path)) == [str(point)] * 3
+    assert unmount_tree(str(tmp_path)) == 3
+    assert unmount_tree(str(tmp_path)) == 0
+
+
+def test_a_sibling_with_the_same_beginning_stays_mounted(tmp_path: Path) -> None:
+    for name in ("a", "ab"):
+        (tmp_path / name).mkdir()
+        syscalls.mount("tmp", str(tmp_path / name), "tmpfs")
+    assert unmount_tree(str(tmp_path / "a")) == 1
+    assert list_mounts(str(tmp_path)) == [str(tmp_path / "ab")]
+    unmount_tree(str(tmp_path / "ab"))

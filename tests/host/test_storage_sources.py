@@ -1,0 +1,226 @@
+"""Opening what a spec takes from the host, in the caller's mount namespace."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError, Unsupported
+from oci_runtime.host import syscalls
+from oci_runtime.storage.share import Share
+from oci_runtime.storage.sources import Sources, open_sources
+from tests.storage_lab import private_mounts  # noqa: F401 - a fixture
+
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("private_mounts")]
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_is_left() -> Iterator[None]:
+    before = sorted(os.listdir("/proc/self/fd"))
+    yield
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    (tmp_path / "rootfs").mkdir()
+    return tmp_path
+
+
+def bind(source: Path | str, destination: str = "/data", *options: str) -> dict[str, Any]:
+    return {"destination": destination, "type": "bind", "source": str(source), "options": list(options) or ["rbind"]}
+
+
+def opened(bundle: Path, *mounts: dict[str, Any]) -> Sources:
+    return open_sources({"root": {"path": "rootfs"}, "mounts": list(mounts)}, str(bundle))
+
+
+def refused(bundle: Path, kind: type[OciRuntimeError], *mounts: dict[str, Any]) -> str:
+    with pytest.raises(kind) as caught:
+        opened(bundle, *mounts)
+    return caught.value.message
+
+
+def test_rootfs_and_binds_become_descriptors_in_order(bundle: Path) -> None:
+    (bundle / "file").touch()
+    sources = opened(
+        bundle,
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        bind(bundle, "/data", "rbind", "rslave"),
+        bind(bundle / "file", "/etc/file", "bind", "ro"),
+    )
+    assert [description for description, _ in sources.descriptors] == [
+        {"kind": "rootfs"},
+        {"kind": "mount", "index": 1, "readonly": False, "propagation": "slave"},
+        {"kind": "mount", "index": 2, "readonly": True, "propagation": "private"},
+    ]
+    kinds = [stat.S_IFMT(os.fstat(descriptor).st_mode) for _, descriptor in sources.descriptors]
+    assert kinds == [stat.S_IFDIR, stat.S_IFDIR, stat.S_IFREG]
+    assert sources.guest_mounts == [] and sources.warnings == []
+    sources.close()
+    sources.close()
+
+
+def test_descriptors_are_not_inherited_by_programs(bundle: Path) -> None:
+    sources = opened(bundle)
+    assert not os.get_inheritable(sources.descriptors[0][1])
+    sources.close()
+
+
+def test_relative_sources_start_at_the_bundle(bundle: Path) -> None:
+    (bundle / "near").mkdir()
+    sources = opened(bundle, bind("near"))
+    assert os.fstat(sources.descriptors[1][1]).st_ino == (bundle / "near").stat().st_ino
+    sources.close()
+
+
+@pytest.mark.parametrize(("option", "entries"), [("rbind", ["deep"]), ("bind", [])])
+def test_only_rbind_takes_mounts_below_along(bundle: Path, option: str, entries: list[str]) -> None:
+    (bundle / "data" / "sub").mkdir(parents=True)
+    syscalls.mount("sub", str(bundle / "data" / "sub"), "tmpfs")
+    (bundle / "data" / "sub" / "deep").touch()
+    sources = opened(bundle, bind(bundle / "data", "/data", option))
+    assert os.listdir(f"/proc/self/fd/{sources.descriptors[1][1]}/sub") == entries
+    sources.close()
+    syscalls.umount(str(bundle / "data" / "sub"))
+
+
+def test_a_path_means_what_the_caller_sees(bundle: Path) -> None:
+    """The command line may live in another mount namespace than the sandbox process that attaches the descriptor."""
+    (bundle / "data").mkdir()
+    (bundle / "data" / "wrong").touch()
+    ours, theirs = socket.socketpair()
+    script = f"""if True:
+        import socket
+        from pathlib import Path
+        from oci_runtime.host import syscalls
+        from oci_runtime.storage.sources import open_sources
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
+        syscalls.mount("seen", {str(bundle / "data")!r}, "tmpfs")
+        Path({str(bundle / "data" / "right")!r}).touch()
+        mount = {{"destination": "/data", "type": "bind", "source": "data", "options": ["rbind"]}}
+        sources = open_sources({{"root": {{"path": "rootfs"}}, "mounts": [mount]}}, {str(bundle)!r})
+        channel = socket.socket(fileno={theirs.fileno()})
+        socket.send_fds(channel, [b"x"], [sources.descriptors[1][1]])
+    """
+    with ours, theirs:
+        subprocess.run(
+            [sys.executable, "-c", script], check=True, cwd=REPOSITORY, pass_fds=[theirs.fileno()], timeout=60
+        )
+        _, (tree,), _, _ = socket.recv_fds(ours, 1, 1)
+    (bundle / "sandbox").mkdir()
+    share = Share.create(bundle / "sandbox")
+    share.attach(tree, "c1", "m0")
+    os.close(tree)
+    assert os.listdir(share.root / "c1.1" / "m0") == ["right"]
+    share.close()
+
+
+def test_a_host_tmpfs_at_dev_shm_is_the_guests(bundle: Path) -> None:
+    for name, size in (("one", "8m"), ("two", "4m")):
+        (bundle / name).mkdir()
+        syscalls.mount("shm", str(bundle / name), "tmpfs", 0, f"size={size}")
+    sources = opened(
+        bundle, bind(bundle / "one", "/dev/shm"), bind(bundle / "one", "/dev/shm/"), bind(bundle / "two", "/dev/shm"),
+        bind(bundle / "two", "/cache"),
+    )  # fmt: skip
+    first, again, other = sources.guest_mounts
+    assert (first["kind"], first["index"], first["size_bytes"]) == ("shm", 0, 8 << 20)
+    assert first["key"] == again["key"] != other["key"]
+    assert other["size_bytes"] == 4 << 20
+    assert [description.get("index") for description, _ in sources.descriptors] == [None, 3]
+    sources.close()
+    for name in ("one", "two"):
+        syscalls.umount(str(bundle / name))
+
+
+def test_a_plain_directory_at_dev_shm_is_shared_like_any_other(bundle: Path) -> None:
+    (bundle / "shm").mkdir()
+    sources = opened(bundle, bind(bundle / "shm", "/dev/shm"))
+    assert sources.guest_mounts == []
+    assert len(sources.descriptors) == 2
+    sources.close()
+
+
+@pytest.mark.parametrize(
+    "path", ["/proc", "/sys", "/sys/fs/cgroup", "/dev", "/dev/null", "/dev/pts", "/proc/self/ns/net"]
+)
+def test_what_belongs_to_the_kernel_is_the_guests_own(bundle: Path, path: str) -> None:
+    sources = opened(bundle, bind(path, "/host"))
+    assert sources.guest_mounts == [{"kind": "guest", "index": 0, "source": os.path.realpath(path)}]
+    sources.close()
+
+
+def test_a_link_into_the_kernels_files_is_seen_through(bundle: Path) -> None:
+    (bundle / "link").symlink_to("/proc/sys")
+    sources = opened(bundle, bind(bundle / "link", "/host"))
+    assert sources.guest_mounts == [{"kind": "guest", "index": 0, "source": "/proc/sys"}]
+    sources.close()
+
+
+def test_a_device_node_outside_of_dev_is_the_guests_too(bundle: Path) -> None:
+    os.mknod(bundle / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    sources = opened(bundle, bind(bundle / "null", "/masked"))
+    assert sources.guest_mounts == [{"kind": "guest", "index": 0, "source": str(bundle / "null")}]
+    sources.close()
+
+
+def test_a_block_device_is_refused(bundle: Path) -> None:
+    os.mknod(bundle / "disk", stat.S_IFBLK | 0o600, os.makedev(7, 99))
+    message = refused(bundle, Unsupported, bind(bundle / "disk"))
+    assert message == f"mounts[0] /data: block device {bundle}/disk cannot be bound into a virtual machine"
+
+
+def test_sockets_and_pipes_come_with_a_warning(bundle: Path) -> None:
+    os.mkfifo(bundle / "fifo")
+    sources = opened(bundle, bind(bundle / "fifo"))
+    assert sources.warnings == [
+        f"mounts[0] /data: pipe {bundle}/fifo of the host is visible in the guest, but leads nowhere there"
+    ]
+    assert len(sources.descriptors) == 2
+    sources.close()
+
+
+def test_missing_things_are_named(bundle: Path) -> None:
+    (bundle / "loop").symlink_to("loop")
+    assert refused(bundle, NotFound, bind("/none/x")) == "mounts[0] /data: source /none/x: No such file or directory"
+    assert "Too many levels of symbolic links" in refused(bundle, InvalidInput, bind(bundle / "loop"))
+    assert refused(bundle, InvalidInput, bind("")) == "mounts[0] /data: a bind mount without a source"
+    (bundle / "rootfs").rmdir()
+    assert refused(bundle, NotFound) == f"root.path {bundle}/rootfs: No such file or directory"
+    (bundle / "rootfs").touch()
+    assert refused(bundle, InvalidInput) == f"root.path {bundle}/rootfs: not a directory"
+
+
+def test_types_that_need_the_hosts_kernel_are_refused(bundle: Path) -> None:
+    message = refused(bundle, Unsupported, {"destination": "/mnt", "type": "nfs", "source": "server:/"})
+    assert message == ("mounts[0] /mnt: a virtual machine cannot mount type 'nfs' (mount it on the host and bind it)")
+
+
+def test_more_binds_than_a_message_carries_are_refused(bundle: Path) -> None:
+    mounts = [bind(bundle, f"/m{number}") for number in range(200)]
+    assert "more than 190 bind mounts" in refused(bundle, Unsupported, *mounts)
+
+
+def test_the_module_is_light(bundle: Path) -> None:
+    """Every `create` imports it."""
+    script = (
+        "import sys; import oci_runtime.storage.sources;"
+        "heavy = {'asyncio', 'dataclasses', 'inspect', 're', 'typing', 'subprocess', 'pathlib', 'json'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", f"import sys; sys.path[:0] = [{str(REPOSITORY)!r}]; {script}"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,31 @@
+"""Mounts in tests: a mount namespace of the test run's own, and trees attached as the command line would."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from oci_runtime.host import syscalls
+from oci_runtime.storage.share import Share
+
+
+@pytest.fixture(scope="session")
+def private_mounts() -> Iterator[None]:
+    """Move this test run out of the host's mount namespace, for good: what it mounts goes with it."""
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
+    yield
+
+
+def attach_path(
+    share: Share, path: Path, container: str, name: str, *, readonly: bool = False, propagation: str = "private"
+) -> str:
+    """Open a tree of the host and attach it."""
+    tree = syscalls.open_tree(str(path))
+    try:
+        return share.attach(tree, container, name, readonly=readonly, propagation=propagation)
+    finally:
+        os.close(tree)

@@ -1,0 +1,233 @@
+"""A pod in a virtual machine, driven by its bundles: one machine, several containers, the life of each."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oci_runtime.control.client import Client
+from tests.engine import Engine, crio, is_running, wait_until
+
+pytestmark = pytest.mark.vm
+
+
+def member(sandbox_id: str) -> dict[str, Any]:
+    """The annotations of a container of the pod, as a keyword argument."""
+    return {"annotations": crio("container", sandbox_id)}
+
+
+def test_the_kernel_is_not_the_hosts(shared: Engine) -> None:
+    assert shared.exec("pod", "uname", "-r").out.strip() != platform.release()
+
+
+def test_state_has_what_engines_read(shared: Engine) -> None:
+    state = shared.state("pod")
+    assert state["id"] == "pod" and state["status"] == "running"
+    assert state["bundle"] == str(shared.directory / "bundles" / "pod")
+    assert state["annotations"]["io.kubernetes.cri-o.ContainerType"] == "sandbox"
+    assert is_running(state["pid"]) and state["pid"] == shared.pids["pod"]
+
+
+def test_members_share_one_machine(shared: Engine) -> None:
+    shared.run("m1", ["sh", "-c", "echo one; sleep 1000"], **member("pod"))
+    shared.run("m2", ["sh", "-c", "echo two; sleep 1000"], **member("pod"))
+    boot_ids = {shared.exec(name, "cat", "/proc/sys/kernel/random/boot_id").out for name in ("pod", "m1", "m2")}
+    assert len(boot_ids) == 1
+    assert len(list(shared.root.glob(".sandboxes/*"))) == 1
+    wait_until(lambda: shared.log("m1") == "one\n" and shared.log("m2") == "two\n", "output of both")
+    for name in ("m1", "m2"):
+        shared.call("kill", name, "KILL")
+        assert shared.exit_code(name) == 137
+        shared.call("delete", name)
+
+
+def test_members_have_root_file_systems_of_their_own(shared: Engine) -> None:
+    mounts = [{"destination": "/data", "type": "bind", "source": str(shared.directory), "options": ["bind", "ro"]}]
+    shared.run("m3", ["sleep", "1000"], more_mounts=mounts, **member("pod"))
+    assert "bundles" in shared.exec("m3", "ls", "/data").out
+    assert shared.exec("m3", "touch", "/data/x", check=False).code != 0
+    assert "bundles" not in shared.exec("pod", "ls", "/").out
+    shared.call("delete", "--force", "m3")
+    assert shared.exec("pod", "true").code == 0
+
+
+@pytest.mark.parametrize("code", [0, 7, 255])
+def test_exit_codes(shared: Engine, code: int) -> None:
+    shared.run("ends", ["sh", "-c", f"exit {code}"], **member("pod"))
+    assert shared.exit_code("ends") == code
+    assert shared.state("ends")["status"] == "stopped" and shared.state("ends")["pid"] == 0
+    shared.call("delete", "ends")
+
+
+def test_exit_by_signal_from_outside_is_128_plus_n(shared: Engine) -> None:
+    shared.run("ends", ["sh", "-c", "trap 'exit 42' USR1; while :; do sleep 0.1; done"], **member("pod"))
+    wait_until(lambda: shared.exec("ends", "true").code == 0, "running")
+    shared.call("kill", "ends", "USR1")
+    assert shared.exit_code("ends") == 42
+    shared.call("delete", "ends")
+    shared.run("ends", ["sleep", "1000"], **member("pod"))
+    shared.call("kill", "ends", "9")
+    assert shared.exit_code("ends") == 137
+    shared.call("delete", "ends")
+
+
+def test_a_members_processes_see_only_their_own(shared: Engine) -> None:
+    shared.run("m4", ["sleep", "4444"], **member("pod"))
+    processes = shared.exec("m4", "ps").out
+    assert "sleep 4444" in processes and "sleep 100000" not in processes
+    shared.call("delete", "--force", "m4")
+
+
+def test_pid_namespace_shared_with_the_sandbox(shared: Engine) -> None:
+    namespaces = [{"type": kind} for kind in ("ipc", "uts", "mount", "network")]
+    namespaces.append({"type": "pid", "path": f"/proc/{shared.pids['pod']}/ns/pid"})
+    shared.run("m5", ["sleep", "5555"], linux={"namespaces": namespaces}, **member("pod"))
+    processes = shared.exec("m5", "ps").out
+    assert "sleep 5555" in processes and "sleep 100000" in processes
+    shared.call("delete", "--force", "m5")
+    assert shared.state("pod")["status"] == "running"
+
+
+def test_timeline_tells_the_phases_in_order(shared: Engine) -> None:
+    phases = json.loads(shared.call("timeline", "--format", "json", "pod").out)["phases"]
+    names = [phase["name"] for phase in phases]
+    assert names.index("QEMU started") < names.index("agent answers") < names.index("container pod")
+    assert all(phase["duration_ms"] >= 0 for phase in phases)
+
+
+def test_clock_and_host_name_are_set(shared: Engine) -> None:
+    guest = int(shared.exec("pod", "date", "+%s").out)
+    assert abs(guest - int(subprocess.check_output(["date", "+%s"]))) <= 5
+    assert shared.exec("pod", "hostname").out == "pod\n"
+
+
+def test_twenty_containers_in_one_pod(shared: Engine) -> None:
+    names = [f"n{number}" for number in range(20)]
+    for name in names:
+        shared.run(name, ["sh", "-c", f"echo {name}; exec sleep 1000"], **member("pod"))
+    assert [shared.exec(name, "cat", "/proc/1/comm").out for name in names] == ["sleep\n"] * 20
+    for name in names:
+        shared.call("delete", "--force", name)
+    assert shared.state("pod")["status"] == "running"
+
+
+def test_200_mib_through_standard_streams(shared: Engine, tmp_path: Path) -> None:
+    source = tmp_path / "random"
+    with source.open("wb") as file:
+        for _ in range(200):
+            file.write(os.urandom(1 << 20))
+    with source.open("rb") as stdin:
+        shared.create("cat", ["cat"], stdin=stdin, **member("pod"))
+    shared.call("start", "cat")
+    assert shared.exit_code("cat", 240) == 0
+    assert subprocess.run(["cmp", str(source), str(shared.log_path("cat"))], check=False).returncode == 0
+    shared.call("delete", "cat")
+
+
+def test_end_of_the_sandbox_ends_its_members(engine: Engine) -> None:
+    engine.run("s", ["sleep", "1000"], annotations=crio("sandbox", "s"))
+    engine.run("c", ["sleep", "1000"], **member("s"))
+    engine.call("kill", "s", "KILL")
+    assert engine.exit_code("s") == 137
+    assert engine.exit_code("c") == 137
+    assert engine.state("c")["status"] == "stopped"
+    engine.call("delete", "c")
+    engine.call("delete", "s")
+    assert engine.leftovers() == []
+
+
+def test_dropped_infra_first_member_boots_last_delete_ends(engine: Engine) -> None:
+    engine.run("a", ["sleep", "1000"], **member("spoofed"))
+    engine.run("b", ["sleep", "1000"], **member("spoofed"))
+    assert len(list(engine.root.glob(".sandboxes/*"))) == 1
+    qemu = engine.sandbox_record()["qemu"]["pid"]
+    engine.call("kill", "a", "KILL")
+    assert engine.exit_code("a") == 137
+    engine.call("delete", "a")
+    assert is_running(qemu), "a pod whose container is restarted keeps its machine"
+    engine.run("a", ["sleep", "1000"], **member("spoofed"))
+    engine.call("delete", "--force", "a")
+    engine.call("delete", "--force", "b")
+    wait_until(lambda: not is_running(qemu), "machine ends with the last container")
+    assert engine.leftovers() == []
+
+
+def test_two_first_members_at_once_boot_one_machine(engine: Engine) -> None:
+    creations = []
+    for name in ("a", "b"):
+        bundle = engine.bundle(name, ["sleep", "1000"], **member("both"))
+        engine.ids.append(name)
+        creations.append(engine.begin_create(name, bundle))
+    assert [creation.wait(60) for creation in creations] == [0, 0], engine.log("a") + engine.log("b")
+    assert len(list(engine.root.glob(".sandboxes/*"))) == 1
+    for name in ("a", "b"):
+        engine.pids[name] = engine.state(name)["pid"]
+        engine.call("start", name)
+    assert engine.exec("a", "true").code == engine.exec("b", "true").code == 0
+
+
+def test_ten_pods_side_by_side(engine: Engine) -> None:
+    names = [f"p{number}" for number in range(10)]
+    creations = []
+    for name in names:
+        creations.append(engine.begin_create(name, engine.bundle(name, ["sh", "-c", f"echo {name}; sleep 1000"])))
+        engine.ids.append(name)
+    for name, creation in zip(names, creations, strict=True):
+        assert creation.wait(240) == 0, engine.log(name)
+        engine.pids[name] = engine.state(name)["pid"]
+        engine.call("start", name)
+    boot_ids = {engine.exec(name, "cat", "/proc/sys/kernel/random/boot_id").out for name in names}
+    assert len(boot_ids) == 10
+
+
+def cgroups_of(pid: int) -> dict[str, str]:
+    """controllers: path, of each hierarchy that a process is in."""
+    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    return {line.split(":")[1]: line.split(":")[2] for line in lines}
+
+
+def test_host_cgroups_count_the_machine_and_never_limit_it(engine: Engine) -> None:
+    pod = f"vmpodtest-{os.getpid()}"
+    engine.cgroups = [pod, f"{pod}/s", f"{pod}/c"]
+    limits = {"memory": {"limit": 64 << 20}, "pids": {"limit": 50}}
+    sandbox = {"cgroupsPath": f"/{pod}/s", "resources": limits}
+    engine.run("s", ["sleep", "1000"], annotations=crio("sandbox", "s"), linux=sandbox)
+    member_linux = {"cgroupsPath": f"/{pod}/c", "resources": limits}
+    engine.run("c", ["sleep", "1000"], linux=member_linux, **member("s"))
+    qemu = cgroups_of(engine.sandbox_record()["qemu"]["pid"])
+    assert qemu["memory"] == f"/{pod}/s"
+    assert int(Path(f"/sys/fs/cgroup/memory/{pod}/s/memory.limit_in_bytes").read_text()) > 1 << 40
+    assert int(Path(f"/sys/fs/cgroup/memory/{pod}/s/memory.usage_in_bytes").read_text()) > 50 << 20
+    assert cgroups_of(engine.pids["c"])["memory"] == f"/{pod}/c"
+    assert int(Path(f"/sys/fs/cgroup/memory/{pod}/c/memory.limit_in_bytes").read_text()) == 64 << 20
+    engine.call("update", "--memory", str(80 << 20), "--memory-swap", str(80 << 20), "c")
+    assert int(Path(f"/sys/fs/cgroup/memory/{pod}/c/memory.limit_in_bytes").read_text()) == 80 << 20
+    engine.call("delete", "--force", "c")
+    engine.call("delete", "--force", "s")
+    assert engine.leftovers() == []
+
+
+def test_execs_are_forgotten(shared: Engine) -> None:
+    for _ in range(3):
+        shared.exec("pod", "true")
+    (sandbox,) = shared.root.glob(".sandboxes/*")
+    with Client.connect(str(sandbox), 20) as client:
+        wait_until(lambda: client.call("info")["containers"][0]["processes"] == 1, "only the first process is known")
+
+
+def test_cancelled_creation_of_a_member_leaves_the_pod_alone(shared: Engine) -> None:
+    for delay_s in (0.05, 0.15, 0.25):
+        creation = shared.begin_create("late", shared.bundle("late", ["sleep", "1000"], **member("pod")))
+        time.sleep(delay_s)
+        shared.call("delete", "--force", "late")
+        creation.wait(60)
+        shared.call("delete", "--force", "late")
+        assert shared.state("pod")["status"] == "running"
+    assert shared.exec("pod", "true").code == 0

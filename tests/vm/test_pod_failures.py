@@ -1,0 +1,219 @@
+"""What breaks, and what is left then: nothing. Each test provokes the failure for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.engine import Engine, crio, is_running, kill, wait_exit, wait_until
+
+pytestmark = pytest.mark.vm
+SLEEP = ["sleep", "100000"]
+
+
+def run_pod(engine: Engine) -> None:
+    """A sandbox and one member."""
+    engine.run("s", SLEEP, annotations=crio("sandbox", "s"))
+    engine.run("c", SLEEP, annotations=crio("container", "s"))
+
+
+def assert_pod_died(engine: Engine) -> None:
+    """Both containers end with a code that is not zero, are stopped, and can be deleted without a trace."""
+    for name in ("s", "c"):
+        assert engine.exit_code(name, 5) != 0
+        wait_until(lambda name=name: engine.state(name)["status"] == "stopped", "stopped", 5)
+        assert engine.state(name)["pid"] == 0
+    failed = engine.call("exec", "c", "true", check=False)
+    assert failed.code != 0 and "container not running" in failed.err
+    for name in ("c", "s"):
+        engine.call("delete", "--force", name)
+    assert engine.leftovers() == []
+
+
+@pytest.mark.parametrize("victim", ["qemu", "virtiofsd"])
+def test_death_of_a_helper_ends_the_pod(engine: Engine, victim: str) -> None:
+    run_pod(engine)
+    kill(engine.sandbox_record()[victim]["pid"])
+    assert_pod_died(engine)
+
+
+def test_death_of_the_sandbox_process_takes_the_machine_along(engine: Engine) -> None:
+    run_pod(engine)
+    record = engine.sandbox_record()
+    kill(record["pid"])
+    wait_until(lambda: not is_running(record["qemu"]["pid"]), "QEMU dies with its parent", 5)
+    wait_until(lambda: not is_running(record["virtiofsd"]["pid"]), "virtiofsd dies with its parent", 5)
+    assert_pod_died(engine)
+
+
+def test_guest_panic_ends_the_pod(engine: Engine) -> None:
+    engine.run("s", SLEEP, annotations=crio("sandbox", "s"))
+    capabilities = {kind: ["CAP_SYS_ADMIN"] for kind in ("bounding", "effective", "permitted")}
+    engine.run(
+        "c",
+        ["sh", "-c", "sleep 1; echo c > /proc/sysrq-trigger; sleep 1000"],
+        process={"capabilities": capabilities},
+        annotations=crio("container", "s"),
+    )
+    assert_pod_died(engine)
+
+
+def test_death_of_a_proxy_kills_its_process_only(engine: Engine) -> None:
+    run_pod(engine)
+    kill(engine.pids["c"])
+    wait_exit(engine.pids["c"])
+    wait_until(lambda: "100000" not in engine.exec("s", "ps").out.replace("sleep 100000", "", 1), "process ended", 5)
+    assert engine.state("c")["status"] == "stopped"
+    assert engine.state("s")["status"] == "running"
+    engine.call("delete", "c")
+
+
+def test_command_killed_in_the_middle_of_create(engine: Engine) -> None:
+    for delay_s in (0.05, 0.3, 1.0, 2.0):
+        bundle = engine.bundle("k", SLEEP)
+        creation = engine.begin_create("k", bundle)
+        time.sleep(delay_s)
+        creation.send_signal(signal.SIGKILL)
+        creation.wait(10)
+        engine.call("delete", "--force", "k")
+        wait_until(lambda: not engine.leftovers(), f"after {delay_s} s: {engine.leftovers()}", 10)
+
+
+def test_delete_force_cancels_a_create(engine: Engine) -> None:
+    creation = engine.begin_create("d", engine.bundle("d", SLEEP))
+    wait_until(lambda: (engine.root / "d" / "state.json").exists(), "create has begun")
+    time.sleep(0.5)
+    engine.call("delete", "--force", "d")
+    assert creation.wait(20) != 0
+    wait_until(lambda: not engine.leftovers(), f"{engine.leftovers()}", 10)
+
+
+def with_config(engine: Engine, text: str) -> None:
+    """Give the engine's calls a configuration file."""
+    engine.config = engine.directory / "config.toml"
+    engine.config.write_text(text)
+
+
+@pytest.fixture
+def broken_image(tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of the default image's store with one asset changed."""
+
+    def make(asset: str) -> Path:
+        from oci_runtime.image.store import DEFAULT_STORE
+
+        source = Path(os.environ.get("VMPOD_IMAGE_STORE", DEFAULT_STORE), "default").resolve()
+        store = tmp_path / "store"
+        shutil.copytree(source, store / source.name)
+        (store / "default").symlink_to(source.name)
+        with (store / source.name / asset).open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read(1)
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([last[0] ^ 1]))
+        return store
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ('[vm]\nqemu = "/nowhere/qemu"', ("/nowhere/qemu", "qemu-system-x86")),
+        ('[storage]\nvirtiofsd = "/nowhere/virtiofsd"', ("/nowhere/virtiofsd", "qemu-system-common")),
+        ('[image]\nstore = "/nowhere"', ("/nowhere", "vmpod image build")),
+        ('[vm]\nmachin = "q35"', ("machin", "machine")),
+    ],
+)
+def test_what_is_missing_is_named(engine: Engine, config: str, words: tuple[str, ...]) -> None:
+    with_config(engine, config)
+    failed = engine.create("x", SLEEP, check=False)
+    assert failed.code == 1
+    assert all(word in failed.err for word in words), failed.err
+    assert engine.leftovers() == []
+
+
+@pytest.mark.parametrize("asset", ["kernel", "initrd", "rootfs"])
+def test_a_changed_image_is_refused(engine: Engine, broken_image: Callable[[str], Path], asset: str) -> None:
+    with_config(engine, f'[image]\nstore = "{broken_image(asset)}"')
+    failed = engine.create("x", SLEEP, check=False)
+    assert failed.code == 1 and asset in failed.err and "vmpod image build" in failed.err, failed.err
+    assert engine.leftovers() == []
+
+
+def test_a_guest_that_never_comes_up_shows_its_console(engine: Engine) -> None:
+    with_config(engine, '[vm]\nboot_timeout_s = 6\nkernel_parameters = "rdinit=/nothing loglevel=7"')
+    failed = engine.create("x", SLEEP, check=False)
+    assert failed.code == 1
+    assert "guest" in failed.err or "virtual machine" in failed.err
+    assert "Kernel panic" in failed.err or "rdinit" in failed.err or "nothing" in failed.err, failed.err
+    assert engine.leftovers() == []
+
+
+def test_exec_of_a_missing_program_fails_at_once_and_litters_nothing(engine: Engine) -> None:
+    engine.run("s", SLEEP)
+    before = engine.exec("s", "ps").out.count("\n")
+    for program, words in (("nothing", "executable file not found in $PATH"), ("/no/x", "no such file or directory")):
+        failed = engine.exec("s", program, check=False)
+        assert failed.code != 0 and words in failed.err, failed
+    assert engine.exec("s", "ps").out.count("\n") == before
+
+
+def test_create_of_a_missing_program_fails_in_create(engine: Engine) -> None:
+    failed = engine.create("x", ["/no/such/program"], check=False)
+    assert failed.code == 1 and "no such file or directory" in failed.err
+    assert engine.leftovers() == []
+
+
+def test_full_disk_in_the_state_directory(engine: Engine) -> None:
+    import subprocess
+
+    engine.root.mkdir(mode=0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k,mode=0700", "tmpfs", str(engine.root)], check=True)
+    try:
+        (engine.root / "filler").write_bytes(b"x" * 8192)
+        failed = engine.create("x", SLEEP, check=False)
+        assert failed.code == 1 and "No space left on device" in failed.err, failed.err
+        (engine.root / "filler").unlink()
+        assert [path for path in engine.root.rglob("*") if path.name != ".sandboxes"] == []
+    finally:
+        engine.ids.clear()
+        subprocess.run(["umount", str(engine.root)], check=True)
+
+
+def test_state_directory_of_an_earlier_boot(engine: Engine) -> None:
+    engine.run("s", SLEEP, annotations=crio("sandbox", "s"))
+    record = engine.sandbox_record()
+    for pid in (record["pid"], engine.pids["s"]):
+        kill(pid)
+    wait_exit(engine.pids["s"])
+    wait_until(lambda: not is_running(record["qemu"]["pid"]), "QEMU gone", 5)
+    for path in (*engine.root.glob(".sandboxes/*/sandbox.json"), engine.root / "s" / "state.json"):
+        values = json.loads(path.read_text())
+        values["boot_id"] = "00000000-0000-0000-0000-000000000000"
+        path.write_text(json.dumps(values))
+    assert engine.state("s")["status"] == "stopped"
+    engine.call("delete", "--force", "s")
+    assert engine.leftovers() == []
+
+
+def test_a_hung_guest_does_not_hang_state_and_delete_ends_it(engine: Engine) -> None:
+    engine.run("s", SLEEP)
+    os.kill(engine.sandbox_record()["qemu"]["pid"], signal.SIGSTOP)
+    assert json.loads(engine.call("state", "s", deadline_s=10).out)["status"] == "running"
+    engine.call("delete", "--force", "s")
+    assert engine.leftovers() == []
+
+
+def test_unknown_sandbox_and_dead_sandbox_are_named(engine: Engine) -> None:
+    run_pod(engine)
+    engine.call("kill", "s", "KILL")
+    engine.exit_code("s")
+    failed = engine.create("late", SLEEP, check=False, annotations=crio("container", "s"))
+    assert failed.code == 1 and "sandbox s" in failed.err, failed.err
