@@ -537,6 +537,7 @@ async def test_diagnostics_and_details_tell_about_the_guest(guest: Guest) -> Non
     assert details.crun_version
     assert details.vcpus >= 1
     assert details.memory_total_bytes > 1 << 20
+    assert {"namespace:pid", "filesystem:tmpfs", "seccomp:errno"} <= set(details.features)
 
 
 async def test_events_time_out_with_nothing(guest: Guest) -> None:

@@ -31,6 +31,7 @@ LEVELS = {
     "state": 2,
     "image": 2,
     "sandbox": 3,
+    "check": 3,
     "install": 4,
     "proxy": 4,
     "cli": 4,

@@ -58,9 +58,12 @@ VERBS = {
     "iptables": "iptables",
     "volume": "volume",
     "gc": "gc",
+    "check": "check",
+    "env": "env",
+    "install": "install",
 }
 # Their first word that is no option ends the options: the rest belongs to the command in the container, or to ps.
-_STOP_AT_WORD = frozenset({"exec", "ps", "image", "volume"})
+_STOP_AT_WORD = frozenset({"exec", "ps", "image", "volume", "install"})
 _EXEC_FAILED = 255
 
 GLOBAL_OPTIONS = (

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _PROGRAM_S = 10.0
 _MAX_SECTION_BYTES = 16 << 10
 _MAX_PACKAGES = 4096
+_MAX_FEATURES = 4096
+_FILE_SYSTEM_MODULES = frozenset({"9p", "btrfs", "erofs", "ext4", "fuse", "overlay", "squashfs", "virtiofs", "xfs"})
 _PACKAGES = "/etc/vmpod-packages"
 _FILES = (
     "/proc/meminfo", "/proc/loadavg", "/proc/pressure/memory", "/proc/pressure/io", "/proc/mounts",
@@ -40,7 +42,32 @@ def guest_details(agent: Agent, request: pb.Empty) -> pb.GuestDetailsResponse:
         crun_version=crun,
         agent_version=__version__,
         image_packages=packages,
+        features=kernel_features(),
     )
+
+
+def kernel_features() -> list[str]:
+    """What the kernel can do for containers, as `kind:name`; modules count as what they would bring when loaded."""
+    release = os.uname().release
+    modules = [os.path.basename(line.partition(":")[0]) for line in _lines(f"/lib/modules/{release}/modules.dep")]
+    names = sorted({name.partition(".")[0].replace("-", "_") for name in modules})
+    filesystems = {line.split("\t")[-1] for line in _lines("/proc/filesystems")}
+    found = {
+        "namespace": sorted({name.removesuffix("_for_children") for name in os.listdir("/proc/self/ns")}),
+        "controller": _read(f"{CGROUP_ROOT}/cgroup.controllers").split(),
+        "filesystem": sorted(filesystems | (_FILE_SYSTEM_MODULES & set(names))),
+        "seccomp": _read("/proc/sys/kernel/seccomp/actions_avail").split(),
+        "module": names,
+    }
+    return [f"{kind}:{name}" for kind in found for name in found[kind]][:_MAX_FEATURES]
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
 
 
 def diagnostics(agent: Agent, request: pb.Empty) -> pb.DiagnosticsResponse:

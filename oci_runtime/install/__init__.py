@@ -1,1 +1,1 @@
-"""L4: `vmpod install containerd|crio`: make an engine know this runtime, and undo it to the byte."""
+"""L4: `vmpod install`: make an engine know this runtime, and undo it to the byte."""

@@ -74,6 +74,7 @@ def apply_changes(changes: Sequence[Change], journal: str) -> None:
     entries = _load(journal)
     for change in changes:
         if change.is_done:
+            entries += _shared(change, entries, journal)
             continue
         entries = [entry for entry in entries if entry["path"] != change.path] + [_entry(change, entries)]
         _make_directories(os.path.dirname(change.path), entries)
@@ -82,6 +83,7 @@ def apply_changes(changes: Sequence[Change], journal: str) -> None:
             _make(change)
         except OSError as error:
             raise HostError.from_oserror(error, "write", change.path) from error
+    _save(journal, entries)
 
 
 def undo_changes(journal: str, strip: Callable[[bytes], bytes]) -> list[str]:
@@ -90,7 +92,10 @@ def undo_changes(journal: str, strip: Callable[[bytes], bytes]) -> list[str]:
     strip: removes our block from a file that was edited since. Raises: HostError.
     """
     left: list[str] = []
+    others = {path: _load(path) for path in _other_journals(journal)}
     for entry in reversed(_load(journal)):
+        if _is_kept(entry, others):
+            continue
         try:
             problem = _UNDO[str(entry["kind"])](entry, strip)
         except OSError as error:
@@ -99,6 +104,33 @@ def undo_changes(journal: str, strip: Callable[[bytes], bytes]) -> list[str]:
             left.append(problem)
     Path(journal).unlink(missing_ok=True)
     return left
+
+
+def _other_journals(journal: str) -> list[str]:
+    directory = os.path.dirname(journal)
+    paths = (os.path.join(directory, name) for name in sorted(os.listdir(directory)) if name.endswith(".json"))
+    return [path for path in paths if path != journal]
+
+
+def _shared(change: Change, entries: list[dict[str, str]], journal: str) -> list[dict[str, str]]:
+    """The entry of a link that the installation for another engine has made: the last of them takes it away."""
+    if not os.path.isdir(os.path.dirname(journal)) or change.path in [entry["path"] for entry in entries]:
+        return []
+    theirs = (entry for path in _other_journals(journal) for entry in _load(path))
+    return [entry for entry in theirs if entry["kind"] == "link" and entry["path"] == change.path][:1]
+
+
+def _is_kept(entry: dict[str, str], others: dict[str, list[dict[str, str]]]) -> bool:
+    """Whether another engine needs what an entry stands for. A directory is then that one's to remove."""
+    for path, entries in others.items():
+        if entry["kind"] == "link" and any(other["path"] == entry["path"] for other in entries):
+            return True
+        if entry["kind"] == "directory" and any(other["path"].startswith(entry["path"] + "/") for other in entries):
+            if entry not in entries:
+                entries.insert(0, entry)
+                _save(path, entries)
+            return True
+    return False
 
 
 def _entry(change: Change, entries: list[dict[str, str]]) -> dict[str, str]:

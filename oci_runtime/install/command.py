@@ -1,4 +1,4 @@
-"""`vmpod install containerd|crio`: plan, show or apply, undo."""
+"""`vmpod install containerd|crio|podman|docker`: plan, show or apply, undo."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError
-from oci_runtime.install import containerd, crio
+from oci_runtime.install import containerd, crio, docker, podman
 from oci_runtime.install.changes import (
     JOURNALS,
     Change,
@@ -23,7 +23,7 @@ from oci_runtime.install.changes import (
     undo_changes,
 )
 
-ENGINES = ("containerd", "crio")
+ENGINES = ("containerd", "crio", "podman", "docker")
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _VERSION_S = 10.0
 
@@ -43,9 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("engine", choices=ENGINES)
     parser.add_argument("--dry-run", action="store_true", help="only show what would change")
     parser.add_argument("--uninstall", action="store_true", help="restore what was there before")
-    parser.add_argument("--config", metavar="FILE", help=f"containerd's configuration ({containerd.DEFAULT_CONFIG})")
-    parser.add_argument("--drop-ins", metavar="DIR", default=crio.DROP_INS, help="CRI-O's directory (%(default)s)")
-    parser.add_argument("--vmpod-config", metavar="FILE", default="", help="a configuration for these handlers alone")
+    parser.add_argument("--config", metavar="FILE", help="the configuration of containerd or Docker, if elsewhere")
+    parser.add_argument("--drop-ins", metavar="DIR", help="the drop-ins of CRI-O or podman, if elsewhere")
+    parser.add_argument("--vmpod-config", metavar="FILE", default="", help="containerd: a configuration for its pods")
     parser.add_argument("--bin-dir", metavar="DIR", help="where the two commands are (default: beside this one)")
     parser.add_argument("--link-dir", metavar="DIR", default=crio.DEFAULT_BIN, help="where links go (%(default)s)")
     parser.add_argument("--journals", metavar="DIR", default=JOURNALS, help=argparse.SUPPRESS)
@@ -55,9 +55,8 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     journal = os.path.join(options.journals, f"{options.engine}.json")
     if options.uninstall:
-        return _uninstall(journal, dry_run=options.dry_run)
-    plan = _plan_containerd if options.engine == "containerd" else _plan_crio
-    changes = plan(options)
+        return _uninstall(options, journal)
+    changes = _PLANS[options.engine](options)
     todo = [change for change in changes if not change.is_done]
     for change in todo:
         sys.stdout.write(describe(change))
@@ -67,17 +66,18 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         return 0
     apply_changes(changes, journal)
-    print(f"done; now restart it: systemctl restart {options.engine}")
+    print(f"done; {_AFTERWARDS[options.engine]}")
     return 0
 
 
-def _uninstall(journal: str, *, dry_run: bool) -> int:
+def _uninstall(options: argparse.Namespace, journal: str) -> int:
     if not os.path.exists(journal):
         raise NotFound(f"nothing was installed here (no {journal})")
-    if dry_run:
+    if options.dry_run:
         print(f"would undo what {journal} lists")
         return 0
-    for line in undo_changes(journal, containerd.strip_block):
+    strip = docker.strip_entry if options.engine == "docker" else containerd.strip_block
+    for line in undo_changes(journal, strip):
         print(line, file=sys.stderr)
     print("undone")
     return 0
@@ -93,13 +93,32 @@ def _plan_containerd(options: argparse.Namespace) -> list[Change]:
 
 
 def _plan_crio(options: argparse.Namespace) -> list[Change]:
+    links, directory = _plan_commands(options)
+    return [*links, *_plan_drop_ins(options.drop_ins or crio.DROP_INS, crio.render_drop_ins(directory))]
+
+
+def _plan_podman(options: argparse.Namespace) -> list[Change]:
+    links, directory = _plan_commands(options)
+    drop_ins = {podman.NAME: podman.render_drop_in(directory)}
+    return [*links, *_plan_drop_ins(options.drop_ins or podman.DROP_INS, drop_ins)]
+
+
+def _plan_docker(options: argparse.Namespace) -> list[Change]:
+    links, directory = _plan_commands(options)
+    path = os.path.abspath(options.config or docker.DEFAULT_CONFIG)
+    before = read_file(path)
+    return [*links, FileChange(path=path, before=before, after=docker.plan_config(before, directory))]
+
+
+def _plan_drop_ins(directory: str, contents: dict[str, bytes]) -> list[Change]:
+    paths = {os.path.join(os.path.abspath(directory), name): content for name, content in contents.items()}
+    return [FileChange(path=path, before=read_file(path), after=content) for path, content in paths.items()]
+
+
+def _plan_commands(options: argparse.Namespace) -> tuple[list[Change], str]:
+    """The links to the commands, and the directory in which engines are to find them."""
     links = _plan_links(options)
-    directory = os.path.abspath(options.link_dir) if links else _bin_directory(options)
-    changes: list[Change] = [*links]
-    for name, content in crio.render_drop_ins(directory).items():
-        path = os.path.join(os.path.abspath(options.drop_ins), name)
-        changes.append(FileChange(path=path, before=read_file(path), after=content))
-    return changes
+    return links, os.path.abspath(options.link_dir) if links else _bin_directory(options)
 
 
 def _checked_config(path: str) -> str:
@@ -142,10 +161,20 @@ def _containerd_version() -> int:
     return 3 if int(word.lstrip("v").split(".")[0]) >= 2 else 2
 
 
+_PLANS = {"containerd": _plan_containerd, "crio": _plan_crio, "podman": _plan_podman, "docker": _plan_docker}
+_AFTERWARDS = {
+    "containerd": "now restart it: systemctl restart containerd",
+    "crio": "now restart it: systemctl restart crio",
+    "podman": "podman --runtime vmpod run ... uses it",
+    "docker": "now let it read its configuration: systemctl reload docker",
+}
+
+
 def describe(change: Change) -> str:
     """A change as a unified diff, or as one line."""
     if isinstance(change, LinkChange):
         return f"link {change.path} -> {change.target}\n"
     before = (change.before or b"").decode(errors="replace").splitlines(keepends=True)
     after = change.after.decode(errors="replace").splitlines(keepends=True)
-    return "".join(difflib.unified_diff(before, after, change.path, change.path))
+    lines = difflib.unified_diff(before, after, change.path, change.path)
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)

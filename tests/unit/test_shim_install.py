@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from oci_runtime.errors import InvalidInput
-from oci_runtime.install import containerd, crio
+from oci_runtime.install import containerd, crio, docker, podman
 from oci_runtime.install.changes import BACKUP_SUFFIX
-from oci_runtime.install.command import run_install
+from oci_runtime.install.command import ENGINES, run_install
 
 ROOT = Path(__file__).parent.parent.parent
 EXISTING = b"""version = 2  # kept
@@ -31,6 +31,7 @@ class Place:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "etc" / "containerd" / "config.toml"
+        self.daemon_json = path / "etc" / "docker" / "daemon.json"
         self.drop_ins = path / "etc" / "crio" / "crio.conf.d"
         self.links = path / "usr" / "local" / "bin"
         binaries = path / "lib" / "vmpod" / "bin"
@@ -44,7 +45,8 @@ class Place:
         ]
 
     def run(self, *words: str) -> int:
-        return run_install([*words, *self.options])
+        docker = ["--config", str(self.daemon_json)] if words[0] == "docker" else []
+        return run_install([*words, *self.options, *docker])
 
     def snapshot(self) -> dict[str, bytes | str | None]:
         """Everything below the root, but the journals' directory."""
@@ -75,7 +77,7 @@ def handlers(config: Path) -> dict[str, dict[str, object]]:
     return runtimes
 
 
-@pytest.mark.parametrize("engine", ["containerd", "crio"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("existing", [EXISTING, EXISTING.rstrip(b"\n"), None], ids=["file", "no-newline", "nothing"])
 def test_uninstall_restores_every_byte(place: Place, engine: str, existing: bytes | None) -> None:
     if existing is not None:
@@ -92,7 +94,7 @@ def test_uninstall_restores_every_byte(place: Place, engine: str, existing: byte
     assert place.run(engine, "--uninstall") == 1
 
 
-@pytest.mark.parametrize("engine", ["containerd", "crio"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_dry_run_changes_nothing_and_shows_everything(
     place: Place, engine: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,7 +102,7 @@ def test_a_dry_run_changes_nothing_and_shows_everything(
     assert place.run(engine, "--dry-run") == 0
     assert place.snapshot() == before and not (place.path / "journals").exists()
     shown = capsys.readouterr().out
-    assert "+[" in shown and "link " in shown and "vmpod" in shown
+    assert "\n+" in shown and "link " in shown and "vmpod" in shown
 
 
 def test_twice_is_once(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,6 +196,68 @@ def test_version_3_names_the_other_plugin() -> None:
 def test_configurations_that_cannot_be_extended(content: bytes, word: str) -> None:
     with pytest.raises(InvalidInput, match=word):
         containerd.plan_config(content)
+
+
+DAEMON_JSON = b"""{
+  "bridge": "none",
+  "runtimes": {"other": {"path": "/bin/other", "runtimeArgs": ["--x"]}}
+}
+"""
+
+
+@pytest.mark.parametrize("content", [DAEMON_JSON, b"{}", b"", b'{"runtimes": {}}'])
+def test_docker_keeps_its_other_settings_and_gets_its_bytes_back(place: Place, content: bytes) -> None:
+    place.daemon_json.parent.mkdir(parents=True)
+    place.daemon_json.write_bytes(content)
+    assert place.run("docker") == 0
+    after = json.loads(place.daemon_json.read_bytes())
+    assert after["runtimes"].pop("vmpod") == {"path": str(place.links / "vmpod")}
+    assert after == {"runtimes": {}} | json.loads(content or b"{}")
+    assert place.run("docker", "--uninstall") == 0
+    assert place.daemon_json.read_bytes() == content
+
+
+def test_docker_keeps_what_was_edited_since(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.daemon_json.parent.mkdir(parents=True)
+    place.daemon_json.write_bytes(DAEMON_JSON)
+    assert place.run("docker") == 0
+    edited = json.loads(place.daemon_json.read_bytes()) | {"debug": True}
+    place.daemon_json.write_text(json.dumps(edited))
+    assert place.run("docker", "--uninstall") == 0
+    assert json.loads(place.daemon_json.read_bytes()) == json.loads(DAEMON_JSON) | {"debug": True}
+    assert "edited since" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"[]", "no JSON object"),
+        (b"{", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"runtimes": []}', "no object"),
+        (b'{"runtimes": {"vmpod": {"path": "/opt/other"}}}', "already"),
+        (b'{"runtimes": {"vmpod": {"path": "/opt/vmpod", "runtimeArgs": ["--debug"]}}}', "already"),
+    ],
+)
+def test_docker_configurations_that_cannot_be_extended(content: bytes, word: str) -> None:
+    with pytest.raises(InvalidInput, match=word):
+        docker.plan_config(content, "/usr/local/bin")
+
+
+def test_podman_gets_a_runtime_of_that_name() -> None:
+    drop_in = tomllib.loads(podman.render_drop_in('/opt/"odd" place').decode())
+    assert drop_in == {"engine": {"runtimes": {"vmpod": ['/opt/"odd" place/vmpod']}}}
+
+
+def test_links_go_with_the_last_engine_that_needs_them(place: Place) -> None:
+    before = place.snapshot()
+    for engine in ("docker", "crio"):
+        assert place.run(engine) == 0
+    assert place.run("docker", "--uninstall") == 0
+    assert (place.links / "vmpod").is_symlink() and not place.daemon_json.exists()
+    assert place.run("crio", "--uninstall") == 0
+    assert place.snapshot() == before
 
 
 def test_wrong_words(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ _TABLE: dict[str, tuple[tuple[int, str, str, str], ...]] = {
         (4, "crun_version", "s", ""),
         (5, "agent_version", "s", ""),
         (6, "image_packages", "rs", ""),
+        (7, "features", "rs", ""),
     ),
     "DiagnosticsResponse": ((1, "text", "s", ""),),
     "NextEventRequest": ((1, "after", "u", ""), (2, "timeout_ms", "u", "")),

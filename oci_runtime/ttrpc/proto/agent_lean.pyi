@@ -57,6 +57,7 @@ class GuestDetailsResponse(Message):
     crun_version: str
     agent_version: str
     image_packages: list[str]
+    features: list[str]
     def __init__(
         self,
         *,
@@ -66,6 +67,7 @@ class GuestDetailsResponse(Message):
         crun_version: str = ...,
         agent_version: str = ...,
         image_packages: Iterable[str] = ...,
+        features: Iterable[str] = ...,
     ) -> None: ...
 
 class DiagnosticsResponse(Message):

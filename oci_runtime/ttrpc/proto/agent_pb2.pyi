@@ -74,20 +74,22 @@ class ReseedRequest(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class GuestDetailsResponse(_message.Message):
-    __slots__ = ("kernel_release", "memory_total_bytes", "vcpus", "crun_version", "agent_version", "image_packages")
+    __slots__ = ("kernel_release", "memory_total_bytes", "vcpus", "crun_version", "agent_version", "image_packages", "features")
     KERNEL_RELEASE_FIELD_NUMBER: _ClassVar[int]
     MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     VCPUS_FIELD_NUMBER: _ClassVar[int]
     CRUN_VERSION_FIELD_NUMBER: _ClassVar[int]
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     IMAGE_PACKAGES_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
     kernel_release: str
     memory_total_bytes: int
     vcpus: int
     crun_version: str
     agent_version: str
     image_packages: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, kernel_release: _Optional[str] = ..., memory_total_bytes: _Optional[int] = ..., vcpus: _Optional[int] = ..., crun_version: _Optional[str] = ..., agent_version: _Optional[str] = ..., image_packages: _Optional[_Iterable[str]] = ...) -> None: ...
+    features: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, kernel_release: _Optional[str] = ..., memory_total_bytes: _Optional[int] = ..., vcpus: _Optional[int] = ..., crun_version: _Optional[str] = ..., agent_version: _Optional[str] = ..., image_packages: _Optional[_Iterable[str]] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DiagnosticsResponse(_message.Message):
     __slots__ = ("text",)
