@@ -18,6 +18,7 @@ LEVELS = {
     "log": 0,
     "host": 0,
     "record": 0,
+    "json_text": 0,
     "netlink": 1,
     "bundle": 1,
     "annotations": 1,
@@ -48,7 +49,7 @@ ALSO = {
     ("cli", "install"),
     ("shim", "cli"),  # hooks, host cgroups and clean-up, which both front doors need
 }
-GUEST_MAY_IMPORT = {"guest", "netlink", "record", "ttrpc", "errors"}
+GUEST_MAY_IMPORT = {"guest", "json_text", "netlink", "record", "ttrpc", "errors"}
 ONLY_IN = {"pyroute2": {"network"}, "qemu": {"vm"}, "ctypes": {"host"}, "grpc": set()}
 FORBIDDEN_IN_GUEST = {"subprocess", "asyncio"}
 

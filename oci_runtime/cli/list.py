@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from oci_runtime import json_text
 from oci_runtime.cli.options import Option, UsageError
 from oci_runtime.errors import OciRuntimeError
-from oci_runtime.host import json_text
 from oci_runtime.log import get_logger
 from oci_runtime.state import records
 

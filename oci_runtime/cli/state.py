@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from oci_runtime import json_text
 from oci_runtime.cli import context as lookup
-from oci_runtime.host import json_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

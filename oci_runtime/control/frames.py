@@ -10,8 +10,8 @@ import _socket
 import os
 import struct
 
+from oci_runtime import json_text
 from oci_runtime.errors import InvalidInput, Unavailable
-from oci_runtime.host import json_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

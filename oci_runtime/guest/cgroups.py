@@ -34,7 +34,7 @@ def cgroup_path(container_id: str) -> str:
 def read_keys(path: str) -> dict[str, int]:
     """A file of `key number` lines (memory.events, cpu.stat, cgroup.events); empty when it is not there."""
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8") as file:
             pairs = (line.split() for line in file)
             return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
     except OSError:
@@ -61,7 +61,7 @@ def list_pids(path: str) -> list[int]:
     pids: list[int] = []
     for cgroup in list_cgroups(path):
         try:
-            with open(f"{cgroup}/cgroup.procs", encoding="ascii") as file:
+            with open(f"{cgroup}/cgroup.procs", encoding="utf-8") as file:
                 pids += [int(line) for line in file]
         except OSError:
             continue
@@ -207,5 +207,5 @@ def _await_key(path: str, key: str, value: int, timeout_s: float) -> bool:
 
 
 def _write(path: str, text: str) -> None:
-    with open(path, "w", encoding="ascii") as file:
+    with open(path, "w", encoding="utf-8") as file:
         file.write(text)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from _thread import allocate_lock
-from contextlib import contextmanager
 
+from oci_runtime import json_text
 from oci_runtime.errors import AlreadyExists, InvalidInput, OciRuntimeError, WrongState
 from oci_runtime.guest.cgroups import OomWatch, cgroup_path, remove_cgroup
 from oci_runtime.guest.crun import remove_state, remove_tree, run_crun
@@ -22,8 +21,6 @@ from oci_runtime.ttrpc.proto import agent_lean as pb
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from oci_runtime.guest.agent import Agent
 
 MAX_CONTAINERS = 512
@@ -45,7 +42,7 @@ class Container:
         self.processes: dict[str, Process] = {}
         self.oom = OomWatch(agent.loop, self.cgroup, lambda: agent.events.publish("oom", container_id))
         self._agent = agent
-        self._starting: set[str] = set()
+        self.starting: set[str] = set()
 
     def require_running(self) -> Process:
         """The first process, while it lives. Raises WrongState."""
@@ -54,24 +51,21 @@ class Container:
             raise WrongState(f"container not running: {self.id!r} has stopped")
         return process
 
-    @contextmanager
-    def exec_slot(self, exec_id: str, limit: int) -> Iterator[None]:
-        """Reserve the name of an exec while it starts. Raises AlreadyExists, WrongState, InvalidInput."""
-        with self._agent.lock:
-            self.require_running()
-            if self.paused:
-                raise WrongState(f"cannot exec in container {self.id!r}: it is paused")
-            require_new(self, exec_id)
-            if exec_id in self._starting:
-                raise AlreadyExists(f"exec {exec_id!r} of container {self.id!r} already exists")
-            if len(self.processes) + len(self._starting) > limit:
-                raise InvalidInput(f"container {self.id!r} has {limit} execs, no more are taken")
-            self._starting.add(exec_id)
-        try:
-            yield
-        finally:
-            with self._agent.lock:
-                self._starting.discard(exec_id)
+    def exec_slot(self, exec_id: str, limit: int) -> ExecSlot:
+        """A context manager that reserves the name of an exec while it starts."""
+        return ExecSlot(self._agent, self, exec_id, limit)
+
+    def reserve(self, exec_id: str, limit: int) -> None:
+        """Take the name of an exec. The agent's lock is held. Raises AlreadyExists, WrongState, InvalidInput."""
+        self.require_running()
+        if self.paused:
+            raise WrongState(f"cannot exec in container {self.id!r}: it is paused")
+        require_new(self, exec_id)
+        if exec_id in self.starting:
+            raise AlreadyExists(f"exec {exec_id!r} of container {self.id!r} already exists")
+        if len(self.processes) + len(self.starting) > limit:
+            raise InvalidInput(f"container {self.id!r} has {limit} execs, no more are taken")
+        self.starting.add(exec_id)
 
     def add_process(self, process: Process) -> None:
         """Put a started process into the table; one that comes too late for a removed container is killed."""
@@ -87,6 +81,24 @@ class Container:
         """Take an exec out of the table."""
         with self._agent.lock:
             self.processes.pop(exec_id, None)
+
+
+class ExecSlot:
+    """The name of an exec, taken for the time of a block (contextlib's import is not worth it)."""
+
+    def __init__(self, agent: Agent, container: Container, exec_id: str, limit: int) -> None:
+        self._agent = agent
+        self._container = container
+        self._exec_id = exec_id
+        self._limit = limit
+
+    def __enter__(self) -> None:
+        with self._agent.lock:
+            self._container.reserve(self._exec_id, self._limit)
+
+    def __exit__(self, *_: object) -> None:
+        with self._agent.lock:
+            self._container.starting.discard(self._exec_id)
 
 
 def create_container(agent: Agent, request: pb.CreateContainerRequest) -> pb.ProcessResponse:
@@ -124,7 +136,7 @@ def _create(agent: Agent, container: Container, spec: dict[str, object], stdin: 
     remove_tree(container.directory)
     os.makedirs(container.directory, mode=0o700)
     with open(f"{container.directory}/config.json", "w", encoding="utf-8") as file:
-        json.dump(spec, file)
+        file.write(json_text.dumps(spec))
     init = spec["process"]
     assert isinstance(init, dict)
     with Stdio(terminal=bool(init.get("terminal")), stdin=stdin) as stdio:
@@ -138,7 +150,7 @@ def _create(agent: Agent, container: Container, spec: dict[str, object], stdin: 
 def _finish_cgroup(container: Container, files: list[tuple[str, str]]) -> None:
     for name, value in files:
         try:
-            with open(f"{container.cgroup}/{name}", "w", encoding="ascii") as file:
+            with open(f"{container.cgroup}/{name}", "w", encoding="utf-8") as file:
                 file.write(value)
         except OSError as error:
             raise OciRuntimeError(f"cannot set {name} to {value!r} in the guest: {error.strerror}") from error

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 
+from oci_runtime import json_text
 from oci_runtime.errors import NotFound, OciRuntimeError, Unavailable
 from oci_runtime.guest.log import log
 
@@ -67,9 +66,10 @@ def remove_tree(path: str) -> None:
 
 def translate(message: str, program: str) -> OciRuntimeError:
     """crun's message as runc would have put it, where engines compare the text."""
-    found = re.search(r"executable file `([^`']*)['`] not found in \$PATH", message)
-    if found:
-        name = found.group(1)
+    quoted, found, _ = message.partition(" not found in $PATH")
+    _, quote, name = quoted.rpartition("executable file `")
+    if found and quote:
+        name = name.rstrip("'`")
         if "/" in name:
             return NotFound(f'exec: "{name}": stat {name}: no such file or directory')
         return NotFound(f'exec: "{name}": executable file not found in $PATH')
@@ -98,7 +98,7 @@ def _last_message(path: str) -> str:
         return ""
     for line in reversed(lines):
         try:
-            record = json.loads(line)
+            record = json_text.loads(line)
         except ValueError:
             return line.strip()
         if isinstance(record, dict) and record.get("msg"):

@@ -19,7 +19,7 @@ def load_known_module(name: str) -> bool:
     """
     directory = f"{_ROOT}/{os.uname().release}"
     try:
-        with open(f"{directory}/modules.dep", encoding="ascii", errors="replace") as file:
+        with open(f"{directory}/modules.dep", encoding="utf-8", errors="replace") as file:
             paths = find_with_dependencies(file.read(), name)
     except FileNotFoundError:
         return False

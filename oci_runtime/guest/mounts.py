@@ -79,7 +79,7 @@ def share_root() -> None:
 
 def enable_controllers(root: str = CGROUP_ROOT) -> None:
     """Hand every controller to the children of `root`: in one write, or singly when one of them is refused."""
-    with open(f"{root}/cgroup.controllers", encoding="ascii") as file:
+    with open(f"{root}/cgroup.controllers", encoding="utf-8") as file:
         controllers = file.read().split()
     try:
         _write(f"{root}/cgroup.subtree_control", " ".join(f"+{name}" for name in controllers))
@@ -94,5 +94,5 @@ def enable_controllers(root: str = CGROUP_ROOT) -> None:
 
 
 def _write(path: str, text: str) -> None:
-    with open(path, "w", encoding="ascii") as file:
+    with open(path, "w", encoding="utf-8") as file:
         file.write(text)

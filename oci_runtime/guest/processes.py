@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import itertools
-import json
 import os
 import struct
 import termios
 
+from oci_runtime import json_text
 from oci_runtime.errors import AlreadyExists, InvalidInput, NotFound, OciRuntimeError, WrongState
 from oci_runtime.guest.cgroups import kill_cgroup
 from oci_runtime.guest.crun import run_crun
@@ -90,7 +90,7 @@ def check_id(value: str, what: str) -> str:
 def parse_object(data: bytes, what: str) -> dict[str, Any]:
     """A JSON object. Raises InvalidInput."""
     try:
-        value = json.loads(data)
+        value = json_text.loads(data)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{what} is not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -111,7 +111,7 @@ def start_with_crun(
     with agent.reaper.adopting() as strangers:
         run_crun(agent, arguments, log_path=f"{container.directory}/log-{number}", stdio=stdio.child, program=program)
         try:
-            with open(pid_file, encoding="ascii") as file:
+            with open(pid_file, encoding="utf-8") as file:
                 pid = int(file.read())
             os.unlink(pid_file)
         except (OSError, ValueError) as error:
@@ -137,7 +137,7 @@ def exec_process(agent: Agent, request: pb.ExecProcessRequest) -> pb.ProcessResp
     with container.exec_slot(exec_id, MAX_EXECS):
         path = f"{container.directory}/exec-{next(_numbers)}.json"
         with open(path, "w", encoding="utf-8") as file:
-            json.dump(plan, file)
+            file.write(json_text.dumps(plan))
         try:
             with Stdio(terminal=bool(plan.get("terminal")), stdin=request.stdin) as stdio:
                 words = ["exec", "--detach", "--process", path, container.id]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import _socket
 import itertools
 import os
-from collections import deque
 
 from oci_runtime.errors import InvalidInput, OciRuntimeError
 from oci_runtime.guest.loop import READ
@@ -18,11 +17,14 @@ from oci_runtime.ttrpc.proto import agent_lean as pb
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable
 
     from oci_runtime.guest.agent import Agent
     from oci_runtime.guest.loop import Loop
     from oci_runtime.guest.server import Call
+else:
+    from _collections import deque  # the package would bring six modules along
 
 MAX_WAITING = 512
 MAX_STREAMS = 64

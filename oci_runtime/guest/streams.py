@@ -12,7 +12,6 @@ import fcntl
 import os
 import struct
 import termios
-from collections import deque
 
 from oci_runtime.errors import OciRuntimeError
 from oci_runtime.guest.loop import HANGUP, READ, WRITE
@@ -20,11 +19,14 @@ from oci_runtime.ttrpc.status import RESOURCE_EXHAUSTED, StatusError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable
 
     from oci_runtime.guest.loop import Loop
     from oci_runtime.guest.server import Call
     from oci_runtime.ttrpc.lean import Message
+else:
+    from _collections import deque  # the package would bring six modules along
 
 # What a pipe holds; a larger buffer would only cost the guest the zeroing of its pages.
 MAX_READ_BYTES = 256 << 10

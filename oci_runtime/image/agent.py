@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # What of our own package runs in the guest, relative to it. Directories are taken with everything Python below them.
-_OWN = ("__init__.py", "errors.py", "guest", "netlink", "record.py", "ttrpc")
+_OWN = ("__init__.py", "errors.py", "guest", "json_text.py", "netlink", "record.py", "ttrpc")
 # The guest has a codec of its own (ttrpc/lean.py): the protobuf package would cost a tenth of the boot.
 _HOST_ONLY = ("_pb2.py",)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
+from oci_runtime import json_text
 from oci_runtime.errors import HostError, InvalidInput
-from oci_runtime.host import json_text
 from oci_runtime.host.files import read_limited, write_atomic
 from oci_runtime.host.processes import boot_id
 from oci_runtime.state.layout import SANDBOX_FILE, SANDBOXES
