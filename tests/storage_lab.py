@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,12 +21,32 @@ def private_mounts() -> Iterator[None]:
     yield
 
 
+def bind(source: Path, destination: str, *options: str) -> dict[str, Any]:
+    """A recursive bind mount of a spec."""
+    return {"destination": destination, "type": "bind", "source": str(source), "options": ["rbind", *options]}
+
+
+# What a container without an image needs to run /usr/bin/python3 of the host.
+HOST_PYTHON = (
+    bind(Path("/usr"), "/usr", "ro"),
+    bind(Path("/usr/lib"), "/lib", "ro"),
+    bind(Path("/usr/lib64"), "/lib64", "ro"),
+)
+
+
 def attach_path(
-    share: Share, path: Path, container: str, name: str, *, readonly: bool = False, propagation: str = "private"
+    share: Share,
+    path: Path,
+    container: str,
+    name: str,
+    *,
+    readonly: str = "",
+    propagation: str = "private",
+    pool: str = "",
 ) -> str:
     """Open a tree of the host and attach it."""
     tree = syscalls.open_tree(str(path))
     try:
-        return share.attach(tree, container, name, readonly=readonly, propagation=propagation)
+        return share.attach(tree, container, name, readonly=readonly, propagation=propagation, pool=pool)
     finally:
         os.close(tree)

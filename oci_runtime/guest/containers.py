@@ -13,7 +13,7 @@ from oci_runtime.guest.facts import read_facts
 from oci_runtime.guest.mounts import RUN
 from oci_runtime.guest.processes import Process, check_id, parse_object, require_new, start_with_crun
 from oci_runtime.guest.scheduling import apply_scheduling
-from oci_runtime.guest.share import forget_share
+from oci_runtime.guest.share import forget_share, share_directories
 from oci_runtime.guest.spec import plan_container
 from oci_runtime.guest.stdio import Stdio
 from oci_runtime.guest.sysctl import write_sysctls
@@ -35,7 +35,7 @@ class Container:
         self.directory = f"{RUN}/containers/{container_id}"
         self.cgroup = cgroup_path(container_id)
         self.lock = allocate_lock()
-        self.rootfs = ""
+        self.share_directories: frozenset[str] = frozenset()
         self.started = False
         self.paused = False
         self.removing = False
@@ -121,7 +121,7 @@ def create_container(agent: Agent, request: pb.CreateContainerRequest) -> pb.Pro
                 in_pod_ipc=request.in_pod_ipc,
                 in_pod_uts=request.in_pod_uts,
             )
-            container.rootfs = str((plan.spec.get("root") or {}).get("path", ""))
+            container.share_directories = share_directories(plan.spec)
             write_sysctls(plan.sysctls)
             process = _create(agent, container, plan.spec, request.stdin)
             _finish_cgroup(container, plan.cgroup_files)
@@ -197,7 +197,7 @@ def _clean_up(agent: Agent, container: Container) -> None:
     agent.loop.call(lambda: _close_streams(container, processes))
     remove_state(container.id)
     remove_tree(container.directory)
-    forget_share(agent, container.rootfs)
+    forget_share(agent, container.share_directories)
     with agent.lock:
         container.processes.clear()
         if agent.containers.get(container.id) is container:

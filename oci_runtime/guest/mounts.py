@@ -24,6 +24,7 @@ _REST = (
     (CGROUP_ROOT, "cgroup2", _PLAIN, "nsdelegate,memory_recursiveprot"),
     ("/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "mode=620,ptmxmode=666"),
     ("/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777"),
+    ("/dev/mqueue", "mqueue", _PLAIN, ""),
 )
 
 

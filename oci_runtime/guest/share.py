@@ -13,6 +13,8 @@ from _thread import start_new_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from oci_runtime.guest.agent import Agent
 
 SHARE = "/run/vmpod/share/"
@@ -20,15 +22,21 @@ _DELAY_S = 1.5  # names are trusted for a second (virtiofsd's cache=auto)
 _ATTEMPTS = 4
 
 
-def forget_share(agent: Agent, rootfs: str) -> None:
-    """Have a container's directory in the share dropped soon; the host takes it out right after the removal."""
-    directory = os.path.dirname(rootfs)
-    if not directory.startswith(SHARE):
+def share_directories(spec: dict[str, Any]) -> frozenset[str]:
+    """The directories of the share that a container's root and binds lie in, its own and those of its volumes."""
+    paths = [str((spec.get("root") or {}).get("path", ""))]
+    paths += [str(mount.get("source", "")) for mount in spec.get("mounts") or ()]
+    return frozenset(os.path.dirname(path) for path in paths if path.startswith(SHARE))
+
+
+def forget_share(agent: Agent, directories: frozenset[str]) -> None:
+    """Have a container's directories in the share dropped soon; the host takes them out right after the removal."""
+    if not directories:
         return
 
     def look() -> None:
         # In a thread: a share whose daemon is gone would hold up the loop.
-        start_new_thread(_look, (directory,))
+        start_new_thread(_look, (directories,))
 
     def later() -> None:
         agent.loop.later(_DELAY_S, look)
@@ -36,10 +44,9 @@ def forget_share(agent: Agent, rootfs: str) -> None:
     agent.loop.call(later)
 
 
-def _look(directory: str) -> None:
+def _look(directories: frozenset[str]) -> None:
+    """Look until they are gone; one that stays belongs to another container, too."""
     for _ in range(_ATTEMPTS):
-        try:
-            os.stat(directory)
-        except OSError:
+        if not any([os.path.exists(directory) for directory in directories]):  # a list: each one is looked at
             return
         time.sleep(_DELAY_S)

@@ -96,6 +96,8 @@ def _plan(
     if "uts" in shared:
         spec.pop("hostname", None)
         spec.pop("domainname", None)
+    if "ipc" in shared and any(entry["type"] == "user" for entry in linux["namespaces"]):
+        _bind_message_queues(spec)
     sysctls = _plan_sysctls(linux, shared)
     linux["cgroupsPath"] = f"{CGROUP_PARENT}/{container_id}"
     plan_resources(linux, facts, warnings)
@@ -183,6 +185,13 @@ def _plan_namespaces(
     linux.pop("timeOffsets", None)
     linux["namespaces"] = result
     return {"network", "ipc", "uts"} - {entry["type"] for entry in result}
+
+
+def _bind_message_queues(spec: Spec) -> None:
+    """Root of a user namespace may not mount the message queues of an IPC namespace that is not its own: bind them."""
+    for mount in spec.get("mounts") or ():
+        if mount.get("type") == "mqueue":
+            mount |= {"type": "bind", "source": "/dev/mqueue", "options": ["bind", *(mount.get("options") or ())]}
 
 
 def _plan_sysctls(linux: Spec, shared: set[str]) -> dict[str, str]:

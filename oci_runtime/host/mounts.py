@@ -19,13 +19,26 @@ def list_mounts(below: str) -> list[str]:
 
     Raises: HostError (mountinfo cannot be read).
     """
+    return [point for point, _ in list_types(below)]
+
+
+def list_types(below: str) -> list[tuple[str, str]]:
+    """Return (mount point, file system type) of the mounts at or below a directory, in the order of their mounting.
+
+    Raises: HostError (mountinfo cannot be read).
+    """
     prefix = os.path.abspath(below)
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-            points = [_unescape(line.split(" ", 5)[4]) for line in lines]
+            found = [_point_and_type(line) for line in lines]
     except OSError as error:
         raise HostError.from_oserror(error, "read", "/proc/self/mountinfo") from error
-    return [point for point in points if point == prefix or point.startswith(prefix.rstrip("/") + "/")]
+    return [pair for pair in found if pair[0] == prefix or pair[0].startswith(prefix.rstrip("/") + "/")]
+
+
+def _point_and_type(line: str) -> tuple[str, str]:
+    before, _, after = line.partition(" - ")
+    return _unescape(before.split(" ", 5)[4]), after.split(" ", 1)[0]
 
 
 def unmount_tree(path: str) -> int:

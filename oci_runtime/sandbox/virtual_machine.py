@@ -182,8 +182,9 @@ class VirtualMachine:
                     fd,
                     container.id,
                     f"m{index}",
-                    readonly=bool(description.get("readonly")),
+                    readonly=str(description.get("readonly", "")),
                     propagation=str(description.get("propagation", "private")),
+                    pool=str(description.get("pool", "")),
                 )
             elif kind == "netns":
                 self._attach_network(fd, request)

@@ -42,6 +42,11 @@ KERNEL_MAGIC = frozenset(
     )
 )
 TMPFS_MAGIC = 0x01021994
+# The same by name, as mountinfo has it: what is taken out of a recursive bind of the host.
+KERNEL_TYPES = frozenset(
+    "proc sysfs cgroup cgroup2 devtmpfs devpts mqueue hugetlbfs debugfs tracefs securityfs bpf configfs pstore "
+    "efivarfs nsfs selinuxfs binfmt_misc".split()
+)
 
 SHM = "/dev/shm"
 SHM_GUEST_ROOT = "/run/vmpod/shm"
@@ -58,20 +63,26 @@ def options_of(mount: dict[str, object]) -> list[str]:
     return [str(option) for option in options] if isinstance(options, list) else []
 
 
-def is_readonly(options: list[str]) -> bool:
-    """Whether the options end up read-only: the last of ro, rro and rw counts."""
-    readonly = False
+def readonly_of(options: list[str]) -> str:
+    """Which mounts of a bind are read-only: "" for none, "top" for the topmost, "tree" for all of them.
+
+    The last of ro and rw counts for the topmost mount, the last of rro and rrw for all.
+    """
+    top = tree = False
     for option in options:
-        if option in ("ro", "rro"):
-            readonly = True
-        elif option == "rw":
-            readonly = False
-    return readonly
+        if option in ("ro", "rw"):
+            top = option == "ro"
+        elif option in ("rro", "rrw"):
+            top = tree = option == "rro"
+    return "tree" if tree else "top" if top else ""
 
 
-def propagation_of(options: list[str]) -> str:
-    """private, slave or shared; the last one named counts, private without any."""
-    wanted = "private"
+def propagation_of(options: list[str], rootfs_propagation: str = "") -> str:
+    """private, slave or shared; the last one named counts.
+
+    Without any the container's root decides (linux.rootfsPropagation), which follows the host if nothing else is said.
+    """
+    wanted = "private" if rootfs_propagation.removeprefix("r") in ("private", "unbindable") else "slave"
     for option in options:
         if option.removeprefix("r") in ("private", "slave", "shared"):
             wanted = option.removeprefix("r")

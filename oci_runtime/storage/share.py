@@ -12,6 +12,10 @@ Three mounts of one small tmpfs, all at or below `share` in the sandbox's direct
 The guest sees `<share>/<container>.<number>/<name>` at the same place below `/run/vmpod/share`. The number makes each
 directory new: a guest trusts names that it has looked up for a second, and would find the files of a container that
 had the same id before.
+
+A source that several containers of the pod bind is attached once, at `<share>/volume.<number>/data`: virtiofsd tells
+files by their mount, too, so that otherwise one file would be several inodes in the guest, and locks, sockets, pipes
+and memory maps would not meet.
 """
 
 from __future__ import annotations
@@ -24,11 +28,15 @@ from pathlib import Path
 
 from oci_runtime.errors import AlreadyExists, HostError, InvalidInput, OciRuntimeError
 from oci_runtime.host import syscalls
-from oci_runtime.host.mounts import list_mounts, unmount_tree
+from oci_runtime.host.mounts import list_mounts, list_types, unmount_tree
+from oci_runtime.storage.mount_kinds import KERNEL_TYPES
 
 GUEST_ROOT = "/run/vmpod/share"
 TAG = "vmpod-share"
 _TMPFS_OPTIONS = "mode=0700,size=8m,nr_inodes=32k"
+# Passable, not readable: in the guest, root of a user namespace is nobody here.
+_PASSABLE = 0o711
+_POOLED = "data"
 _MAX_ID = 200  # leaves room for the number: a file name has 255 bytes
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}")
 PROPAGATION = {
@@ -36,6 +44,16 @@ PROPAGATION = {
     "slave": syscalls.MS_SLAVE,
     "shared": syscalls.MS_SHARED,
 }
+
+
+class _Volume:
+    """A source that containers of the pod have in common: its directory in the share, and who uses it."""
+
+    __slots__ = ("directory", "users")
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.users: set[str] = set()
 
 
 class Share:
@@ -48,6 +66,7 @@ class Share:
         self.root = self._base / "tree"
         self.served = self._base / "served"
         self._containers: dict[str, str] = {}
+        self._volumes: dict[tuple[str, str], _Volume] = {}  # by pool key, and which mounts are read-only
         self._numbers = itertools.count(1)
 
     @classmethod
@@ -72,7 +91,8 @@ class Share:
         syscalls.mount("vmpod", str(self._base), "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, _TMPFS_OPTIONS)
         syscalls.mount_setattr(str(self._base), 0, propagation=syscalls.MS_PRIVATE)
         for path in (self.root, self.served):
-            path.mkdir(mode=0o700)
+            path.mkdir()
+            path.chmod(_PASSABLE)
         syscalls.mount(str(self.root), str(self.root), flags=syscalls.MS_BIND)
         syscalls.mount_setattr(str(self.root), 0, propagation=syscalls.MS_SHARED)
         view = syscalls.open_tree(str(self.root), syscalls.OPEN_TREE_CLONE)
@@ -88,54 +108,82 @@ class Share:
         return cls(directory)
 
     def attach(
-        self, tree_fd: int, container_id: str, name: str, *, readonly: bool = False, propagation: str = "private"
+        self,
+        tree_fd: int,
+        container_id: str,
+        name: str,
+        *,
+        readonly: str = "",
+        propagation: str = "private",
+        pool: str = "",
     ) -> str:
         """Put a detached mount tree (from open_tree) into the share and return its path in the guest.
 
-        tree_fd: borrowed; a directory or a file, no device. readonly: of the topmost mount, as a bind mount's `ro`.
-        propagation: private, slave or shared, towards the place on the host where the tree comes from. Raises:
-        InvalidInput (id, name, or a device), AlreadyExists, HostError. After a failure
-        nothing is attached.
+        tree_fd: borrowed; a directory or a file, no device. Mounts of the kernel inside (proc, sysfs, devices, ...) are
+        left out. readonly: "", "top" or "tree" as in mount_kinds.readonly_of. propagation: private, slave or shared,
+        towards the place on the host where the tree comes from. pool: what the same source has in common for all
+        containers (sources.py); "" for a tree of this container alone. A container that only reads takes part in what
+        another one may write: the host holds up what the pod may do, the guest what each container may.
+
+        Raises: InvalidInput (id, name, or a device), AlreadyExists, HostError. After a failure nothing is attached.
         """
         _check_names(container_id, name)
         if propagation not in PROPAGATION:
             raise InvalidInput(f"propagation {propagation!r}: not one of {', '.join(PROPAGATION)}")
-        is_directory = _is_directory(tree_fd, name)
+        if pool:
+            return self._join_volume(tree_fd, container_id, readonly, propagation, pool)
         directory = self._containers.get(container_id) or f"{container_id[:_MAX_ID]}.{next(self._numbers)}"
-        target = self.root / directory / name
+        self._attach(tree_fd, self.root / directory / name, readonly, propagation)
+        self._containers[container_id] = directory
+        return f"{GUEST_ROOT}/{directory}/{name}"
+
+    def _join_volume(self, tree_fd: int, container_id: str, readonly: str, propagation: str, pool: str) -> str:
+        """Attach a source that is not there yet; else make the container another user of it."""
+        volume = self._volumes.get((pool, "")) or self._volumes.get((pool, readonly))
+        if volume is None:
+            volume = _Volume(f"volume.{next(self._numbers)}")
+            self._attach(tree_fd, self.root / volume.directory / _POOLED, readonly, propagation, plain=True)
+            self._volumes[pool, readonly] = volume
+        volume.users.add(container_id)
+        return f"{GUEST_ROOT}/{volume.directory}/{_POOLED}"
+
+    def _attach(self, tree_fd: int, target: Path, readonly: str, propagation: str, *, plain: bool = False) -> None:
+        """plain: there are no mounts inside the tree."""
+        is_directory = _is_directory(tree_fd, target.name)
         made: list[Path] = []
         try:
             _make_directory(target.parent, made)
             _make_mount_point(target, is_directory, made)
             syscalls.mount_setattr("", 0, propagation=PROPAGATION[propagation], fd=tree_fd)
             if readonly:
-                syscalls.mount_setattr("", syscalls.MOUNT_ATTR_RDONLY, fd=tree_fd, recursive=False)
+                recursive = readonly == "tree"
+                syscalls.mount_setattr("", syscalls.MOUNT_ATTR_RDONLY, fd=tree_fd, recursive=recursive)
             syscalls.move_mount(tree_fd, str(target))
+            if is_directory and not plain:
+                _take_kernel_out(target)
         except FileExistsError as error:
-            raise AlreadyExists(f"share name {name!r} of container {container_id}: attached already") from error
+            raise AlreadyExists(f"share name {target.name!r} of {target.parent.name}: attached already") from error
         except OSError as error:
             _remove_all(made)
             raise HostError.from_oserror(error, "attach to share", str(target)) from error
         except OciRuntimeError:
+            unmount_tree(str(target))
             _remove_all(made)
             raise
-        self._containers[container_id] = directory
-        return f"{GUEST_ROOT}/{directory}/{name}"
-
-    def detach(self, container_id: str, name: str) -> None:
-        """Take one tree out; idempotent. Raises: InvalidInput, HostError."""
-        _check_names(container_id, name)
-        directory = self._containers.get(container_id)
-        if directory is not None:
-            target = self.root / directory / name
-            unmount_tree(str(target))
-            _remove_mount_point(target)
 
     def detach_container(self, container_id: str) -> None:
-        """Take out everything of a container, last attached first; idempotent. Raises: HostError."""
+        """Take out everything of a container, and what it was the last one to use; idempotent. Raises: HostError."""
         name = self._containers.get(container_id)
-        if name is None:
-            return
+        if name is not None:
+            self._remove(name)
+            del self._containers[container_id]
+        for key, volume in list(self._volumes.items()):
+            volume.users.discard(container_id)
+            if not volume.users:
+                self._remove(volume.directory)
+                del self._volumes[key]
+
+    def _remove(self, name: str) -> None:
         directory = self.root / name
         unmount_tree(str(directory))
         try:
@@ -146,7 +194,6 @@ class Share:
             pass
         except OSError as error:
             raise HostError.from_oserror(error, "remove from share", str(directory)) from error
-        del self._containers[container_id]
 
     def attached(self) -> list[str]:
         """Paths below the share that have something attached, for tests and diagnosis."""
@@ -158,6 +205,7 @@ class Share:
             unmount_tree(str(self._base))
         finally:
             self._containers.clear()
+            self._volumes.clear()
         try:
             self._base.rmdir()
         except FileNotFoundError:
@@ -179,10 +227,18 @@ def _is_directory(tree_fd: int, name: str) -> bool:
     return stat.S_ISDIR(mode)
 
 
+def _take_kernel_out(target: Path) -> None:
+    """Unmount what the host's kernel has inside a tree, such as /proc below a bind of /: it is not the guest's."""
+    for point, kind in reversed(list_types(str(target))):
+        if kind in KERNEL_TYPES and point != str(target):
+            unmount_tree(point)
+
+
 def _make_directory(path: Path, made: list[Path]) -> None:
     try:
-        path.mkdir(mode=0o755)
+        path.mkdir()
         made.append(path)
+        path.chmod(_PASSABLE)
     except FileExistsError:
         return
 

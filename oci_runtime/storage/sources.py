@@ -16,13 +16,15 @@ from oci_runtime.host import syscalls
 from oci_runtime.storage.mount_kinds import (
     GUEST_TYPES,
     KERNEL_MAGIC,
+    KERNEL_TYPES,
     SHM,
     TMPFS_MAGIC,
     is_bind,
-    is_readonly,
     options_of,
     propagation_of,
+    readonly_of,
 )
+from oci_runtime.storage.mount_table import MountTable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,14 +39,17 @@ class Sources:
     """What `open_sources` found. Owns its descriptors: call `close` when they have been sent.
 
     descriptors: (description, descriptor) pairs; the descriptions travel as `fds` of op `create`: {"kind": "rootfs"}
-    and {"kind": "mount", "index", "readonly", "propagation"}. guest_mounts, likewise: binds that the guest serves from
-    its own: {"kind": "shm", "index", "key", "size_bytes"} and {"kind": "guest", "index", "source"}. warnings: for the
-    user.
+    and {"kind": "mount", "index", "readonly", "propagation", "pool"} (as Share.attach has them). guest_mounts,
+    likewise: binds that the guest serves from its own: {"kind": "shm", "index", "key", "size_bytes"} and {"kind":
+    "guest", "index", "source"}. warnings: for the user.
     """
 
-    __slots__ = ("descriptors", "guest_mounts", "warnings")
+    __slots__ = ("descriptors", "guest_mounts", "propagation", "table", "warnings")
 
-    def __init__(self) -> None:
+    def __init__(self, propagation: str = "") -> None:
+        """propagation: of the container's root, linux.rootfsPropagation."""
+        self.propagation = propagation
+        self.table = MountTable()
         self.descriptors: list[tuple[dict[str, Any], int]] = []
         self.guest_mounts: list[dict[str, Any]] = []
         self.warnings: list[str] = []
@@ -66,7 +71,7 @@ def open_sources(spec: Mapping[str, Any], bundle: str) -> Sources:
     that a virtual machine cannot have), HostError. Messages name the mount's index and destination. After a failure
     nothing is open.
     """
-    sources = Sources()
+    sources = Sources(str((spec.get("linux") or {}).get("rootfsPropagation") or ""))
     try:
         rootfs = os.path.join(bundle, str(spec["root"]["path"]))
         descriptor = _open_tree(rootfs, "root.path", recursive=True)
@@ -107,8 +112,39 @@ def _open_mount(sources: Sources, index: int, mount: dict[str, Any], bundle: str
     except BaseException:
         os.close(descriptor)
         raise
-    description = {"kind": "mount", "index": index, "readonly": is_readonly(options)}
-    sources.add(description | {"propagation": propagation_of(options)}, descriptor)
+    propagation = propagation_of(options, sources.propagation)
+    pool = "" if "rbind" in options and _has_mounts(sources, what, path) else _pool_key(path, descriptor, propagation)
+    description = {"kind": "mount", "index": index, "readonly": readonly_of(options)}
+    sources.add(description | {"propagation": propagation, "pool": pool}, descriptor)
+
+
+def _has_mounts(sources: Sources, what: str, path: str) -> bool:
+    """Whether something is mounted below a source; says so if it is the kernel's and will be left out."""
+    below = sources.table.below(os.path.realpath(path))
+    kernel = sorted(point for point, kind in below if kind in KERNEL_TYPES)
+    if kernel:
+        sources.warnings.append(
+            f"{what}: {', '.join(kernel[:3])}{' and more' if kernel[3:] else ''} of the host's kernel below {path}"
+            " are left out: a virtual machine has its own"
+        )
+    return bool(below)
+
+
+def _pool_key(path: str, descriptor: int, propagation: str) -> str:
+    """What two sources have in common if one attachment serves both: file, flags of its mount, and what may follow."""
+    status = os.fstat(descriptor)
+    key = f"{status.st_dev:x}-{status.st_ino:x}-{os.fstatvfs(descriptor).f_flag:x}-{propagation}"
+    return key if propagation == "private" else f"{key}-{_mount_id(path)}"
+
+
+def _mount_id(path: str) -> str:
+    """The id of the mount that a path is on."""
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:
+            return next(line.split()[1] for line in lines if line.startswith("mnt_id:"))
+    finally:
+        os.close(descriptor)
 
 
 def _is_served_by_guest(sources: Sources, index: int, destination: str, path: str, descriptor: int) -> bool:

@@ -56,13 +56,15 @@ def test_rootfs_and_binds_become_descriptors_in_order(bundle: Path) -> None:
         bundle,
         {"destination": "/proc", "type": "proc", "source": "proc"},
         bind(bundle, "/data", "rbind", "rslave"),
-        bind(bundle / "file", "/etc/file", "bind", "ro"),
+        bind(bundle / "file", "/etc/file", "bind", "ro", "private"),
     )
+    pools = [description.pop("pool", None) for description, _ in sources.descriptors]
     assert [description for description, _ in sources.descriptors] == [
         {"kind": "rootfs"},
-        {"kind": "mount", "index": 1, "readonly": False, "propagation": "slave"},
-        {"kind": "mount", "index": 2, "readonly": True, "propagation": "private"},
+        {"kind": "mount", "index": 1, "readonly": "", "propagation": "slave"},
+        {"kind": "mount", "index": 2, "readonly": "top", "propagation": "private"},
     ]
+    assert pools[0] is None and pools[1] != pools[2]
     kinds = [stat.S_IFMT(os.fstat(descriptor).st_mode) for _, descriptor in sources.descriptors]
     assert kinds == [stat.S_IFDIR, stat.S_IFDIR, stat.S_IFREG]
     assert sources.guest_mounts == [] and sources.warnings == []
@@ -92,6 +94,57 @@ def test_only_rbind_takes_mounts_below_along(bundle: Path, option: str, entries:
     assert os.listdir(f"/proc/self/fd/{sources.descriptors[1][1]}/sub") == entries
     sources.close()
     syscalls.umount(str(bundle / "data" / "sub"))
+
+
+def pools(bundle: Path, *mounts: dict[str, Any]) -> list[str]:
+    """The pool keys of binds."""
+    sources = opened(bundle, *mounts)
+    found = [description["pool"] for description, _ in sources.descriptors[1:]]
+    sources.close()
+    return found
+
+
+def test_the_same_source_is_one_for_the_pod_unless_mounts_are_inside(bundle: Path) -> None:
+    for name in ("data", "data/sub", "other", "again"):
+        (bundle / name).mkdir()
+    syscalls.mount(str(bundle / "data"), str(bundle / "again"), flags=syscalls.MS_BIND)
+    private = ("rbind", "rprivate")
+    first, ro, bound, other = pools(
+        bundle, bind(bundle / "data", "/a", *private), bind(bundle / "data", "/b", *private, "ro"),
+        bind(bundle / "again", "/c", *private), bind(bundle / "other", "/d", *private),
+    )  # fmt: skip
+    assert first == ro == bound != other
+    slave, slave_elsewhere = pools(bundle, bind(bundle / "data", "/a"), bind(bundle / "again", "/c"))
+    assert len({first, slave, slave_elsewhere}) == 3, "what follows the host follows one place of the host"
+    syscalls.mount("sub", str(bundle / "data" / "sub"), "tmpfs")
+    assert pools(bundle, bind(bundle / "data", "/a", *private), bind(bundle / "data", "/a", "bind", "private")) == [
+        "",
+        first,
+    ]
+    syscalls.umount(str(bundle / "data" / "sub"))
+    syscalls.umount(str(bundle / "again"))
+
+
+def test_what_the_kernel_has_below_a_source_is_announced_as_missing(bundle: Path) -> None:
+    (bundle / "data" / "proc").mkdir(parents=True)
+    syscalls.mount("proc", str(bundle / "data" / "proc"), "proc")
+    sources = opened(bundle, bind(bundle / "data"))
+    syscalls.umount(str(bundle / "data" / "proc"))
+    assert sources.warnings == [
+        f"mounts[0] /data: {bundle}/data/proc of the host's kernel below {bundle}/data are left out: a virtual machine"
+        " has its own"
+    ]
+    sources.close()
+
+
+@pytest.mark.parametrize(
+    ("root", "expected"), [("", "slave"), ("rslave", "slave"), ("private", "private"), ("rshared", "slave")]
+)
+def test_a_bind_without_propagation_follows_the_containers_root(bundle: Path, root: str, expected: str) -> None:
+    spec = {"root": {"path": "rootfs"}, "mounts": [bind(bundle)], "linux": {"rootfsPropagation": root}}
+    sources = open_sources(spec, str(bundle))
+    assert sources.descriptors[1][0]["propagation"] == expected
+    sources.close()
 
 
 def test_a_path_means_what_the_caller_sees(bundle: Path) -> None:

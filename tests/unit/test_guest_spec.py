@@ -268,3 +268,16 @@ def test_cgroup_files(resources: dict[str, Any], current: int | None, files: lis
 def test_bad_values_of_an_update_are_named(resources: dict[str, Any], word: str) -> None:
     with pytest.raises(InvalidInput, match=word):
         plan_cgroup_files(resources, FACTS, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "in_pod", "expected"), [("user", True, "bind"), ("user", False, "mqueue"), ("uts", True, "mqueue")]
+)
+def test_message_queues_are_bound_where_a_user_namespace_may_not_mount_them(
+    kind: str, in_pod: bool, expected: str
+) -> None:
+    source = document(namespaces=[{"type": "ipc"}, {"type": kind}]) | {
+        "mounts": [{"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid"]}]
+    }
+    (mount,) = plan_container(source, "c", FACTS, in_pod_ipc=in_pod).spec["mounts"]
+    assert mount["type"] == expected and "nosuid" in mount["options"]

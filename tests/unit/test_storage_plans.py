@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from oci_runtime.errors import InvalidInput
-from oci_runtime.storage.mount_kinds import is_bind, is_readonly, options_of, propagation_of
+from oci_runtime.storage.mount_kinds import is_bind, options_of, propagation_of, readonly_of
 from oci_runtime.storage.rewrite import GuestStorage, guest_storages, rewrite_spec
 from oci_runtime.storage.virtiofsd import VirtiofsdSettings, plan_virtiofsd_argv
 
@@ -85,26 +85,28 @@ def test_what_is_a_bind_mount(mount: dict[str, Any], expected: bool) -> None:
 @pytest.mark.parametrize(
     ("options", "readonly"),
     [
-        ([], False),
-        (["ro"], True),
-        (["rro"], True),
-        (["rw"], False),
-        (["ro", "rw"], False),
-        (["rw", "bind", "ro"], True),
+        ([], ""),
+        (["ro"], "top"),
+        (["rro"], "tree"),
+        (["ro", "rro"], "tree"),
+        (["rro", "rrw"], ""),
+        (["rw"], ""),
+        (["ro", "rw"], ""),
+        (["rw", "bind", "ro"], "top"),
     ],
 )
-def test_the_last_of_ro_and_rw_counts(options: list[str], readonly: bool) -> None:
-    assert is_readonly(options) == readonly
+def test_the_last_of_ro_and_rw_counts(options: list[str], readonly: str) -> None:
+    assert readonly_of(options) == readonly
 
 
 @pytest.mark.parametrize(
     ("options", "propagation"),
     [
-        ([], "private"),
+        ([], "slave"),
         (["rslave"], "slave"),
         (["shared"], "shared"),
         (["rslave", "rprivate"], "private"),
-        (["ro"], "private"),
+        (["ro"], "slave"),
     ],
 )
 def test_the_last_propagation_counts(options: list[str], propagation: str) -> None:

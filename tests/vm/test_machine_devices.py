@@ -125,7 +125,7 @@ async def test_files_of_the_host_appear_and_vanish_while_the_machine_runs(tmp_pa
     async with guest_with_share(tmp_path) as (guest, served):
         path = attach_path(served.share, source, "c1", "rootfs")
         assert path == "/run/vmpod/share/c1.1/rootfs"
-        attach_path(served.share, source / "file", "c1", "m0", readonly=True)
+        attach_path(served.share, source / "file", "c1", "m0", readonly="top")
         assert await guest.run("cat /mnt/share/c1.1/rootfs/file /mnt/share/c1.1/m0") == "contentcontent"
         await guest.run("echo new > /mnt/share/c1.1/rootfs/sub/new")
         assert (source / "sub" / "new").read_text() == "new\n"

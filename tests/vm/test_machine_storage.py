@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -38,8 +39,9 @@ def virtiofsd_files(engine: Engine) -> list[str]:
     (inner,) = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
     found = []
     for number in os.listdir(f"/proc/{inner}/fdinfo"):
-        info = Path(f"/proc/{inner}/fdinfo/{number}").read_text()
-        found += [line.split()[1] for line in info.splitlines() if line.startswith("mnt_id")]
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            info = Path(f"/proc/{inner}/fdinfo/{number}").read_text()
+            found += [line.split()[1] for line in info.splitlines() if line.startswith("mnt_id")]
     return found
 
 

@@ -1,0 +1,151 @@
+"""Volumes of a real pod: what containers have in common, what follows the host, what is the guest's own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oci_runtime.host import syscalls
+from tests.engine import Engine, crio, wait_until
+from tests.storage_lab import HOST_PYTHON, bind, private_mounts  # noqa: F401 - a fixture
+
+pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("private_mounts")]
+MEMBER = {"annotations": crio("container", "pod")}
+SLEEP = ["sleep", "100000"]
+
+
+def ran(engine: Engine, container_id: str, script: str, *mounts: dict[str, Any], **changes: Any) -> str:
+    """Run a script in a member of the pod to its end, delete it, and return its output."""
+    engine.run(container_id, ["sh", "-c", script], **MEMBER, more_mounts=list(mounts), **changes)
+    code = engine.exit_code(container_id)
+    output = engine.log(container_id)
+    engine.call("delete", container_id)
+    engine.log_path(container_id).unlink()
+    assert code == 0, output
+    return output
+
+
+def test_sockets_pipes_and_locks_meet_in_a_volume_of_two_containers(shared: Engine, tmp_path: Path) -> None:
+    """One attachment for both: else the guest has two inodes for each file, and nobody meets."""
+    server = """if True:
+        import fcntl, os, socket
+        lock = open("/data/lock", "w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.mkfifo("/data/pipe")
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind("/data/socket")
+        listener.listen()
+        print("ready", flush=True)
+        connection, _ = listener.accept()
+        connection.sendall(b"through a socket")
+        with open("/data/pipe", "wb") as pipe:
+            pipe.write(b"through a pipe")
+        connection.recv(1)
+    """
+    client = """if True:
+        import fcntl, socket
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect("/other/socket")
+        print(connection.recv(100).decode())
+        print(open("/other/pipe").read())
+        try:
+            fcntl.flock(open("/other/lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("locked")
+    """
+    mounts = [*HOST_PYTHON, bind(tmp_path, "/data", "rw")]
+    shared.run("server", ["/usr/bin/python3", "-c", server], more_mounts=mounts, **MEMBER)
+    wait_until(lambda: "ready" in shared.log("server"), "the server listens")
+    shared.run(
+        "client",
+        ["/usr/bin/python3", "-c", client],
+        more_mounts=[*HOST_PYTHON, bind(tmp_path, "/other", "ro")],
+        **MEMBER,
+    )
+    assert shared.exit_code("client") == 0, shared.log("client")
+    assert shared.log("client") == "through a socket\nthrough a pipe\nlocked\n"
+    assert shared.exit_code("server") == 0
+    for name in ("client", "server"):
+        shared.call("delete", name)
+
+
+def test_mounts_that_the_host_makes_later_appear_and_go(shared: Engine, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    syscalls.mount("volume", str(volume), "tmpfs")
+    syscalls.mount_setattr(str(volume), 0, propagation=syscalls.MS_SHARED)
+    (volume / "later").mkdir()
+    mounts = [bind(volume, "/slave", "rslave"), bind(volume, "/private", "rprivate"), bind(volume, "/unsaid")]
+    shared.run("follows", SLEEP, more_mounts=mounts, **MEMBER)
+    look = ("exec", "follows", "sh", "-c", "ls /slave/later; echo -; ls /private/later; echo -; ls /unsaid/later")
+    assert shared.call(*look).out == "-\n-\n"
+    syscalls.mount("later", str(volume / "later"), "tmpfs")
+    (volume / "later" / "file").touch()
+    wait_until(lambda: shared.call(*look).out == "file\n-\n-\nfile\n", "the mount arrives", 10)
+    syscalls.umount(str(volume / "later"), syscalls.MNT_DETACH)  # virtiofsd holds on to what the guest has seen
+    wait_until(lambda: shared.call(*look).out == "-\n-\n", "the mount goes", 10)
+    shared.call("delete", "--force", "follows")
+    syscalls.umount(str(volume), syscalls.MNT_DETACH)
+
+
+def test_recursive_read_only_includes_mounts_below(shared: Engine, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    syscalls.mount("sub", str(tmp_path / "sub"), "tmpfs")
+    capabilities = {name: ["CAP_SYS_ADMIN"] for name in ("bounding", "effective", "permitted")}
+    script = """
+        mount -o remount,rw,bind /rro; mount -o remount,rw,bind /ro
+        for path in /rro/x /rro/sub/x /ro/x /ro/sub/x; do touch $path 2>/dev/null && echo $path; done; true
+    """
+    output = ran(
+        shared, "rro", script, bind(tmp_path, "/rro", "rro"), bind(tmp_path, "/ro", "ro"),
+        process={"capabilities": capabilities},
+    )  # fmt: skip
+    syscalls.umount(str(tmp_path / "sub"))
+    assert output == "/ro/sub/x\n", "the host itself refuses, whatever the guest believes"
+
+
+def test_a_file_that_is_bound_stays_one_inode(shared: Engine, tmp_path: Path) -> None:
+    """As /etc/hosts and resolv.conf: engines rewrite them in place."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("1\n")
+    shared.run("hosts", SLEEP, more_mounts=[bind(hosts, "/etc/hosts"), bind(hosts, "/same")], **MEMBER)
+    with hosts.open("a") as file:
+        file.write("2\n")
+    wait_until(lambda: shared.exec("hosts", "cat", "/etc/hosts").out == "1\n2\n", "what the host appends is seen", 10)
+    shared.exec("hosts", "sh", "-c", "echo 3 >> /etc/hosts")
+    assert hosts.read_text() == "1\n2\n3\n"
+    assert shared.exec("hosts", "sh", "-c", "test /etc/hosts -ef /same; echo $?; cat /same").out == "0\n1\n2\n3\n"
+    shared.call("delete", "--force", "hosts")
+
+
+def test_noexec_nosuid_nodev_of_a_bind(shared: Engine, tmp_path: Path) -> None:
+    (tmp_path / "tool").write_text("#!/bin/sh\necho ran\n")
+    (tmp_path / "tool").chmod(0o755)
+    script = "/strict/tool 2>/dev/null; /plain/tool; grep -c ' /strict .*nosuid,nodev,noexec' /proc/mounts"
+    mounts = [bind(tmp_path, "/strict", "noexec", "nosuid", "nodev"), bind(tmp_path, "/plain")]
+    assert ran(shared, "flags", script, *mounts) == "ran\n1\n"
+
+
+def test_a_user_namespace_reaches_its_root_and_its_volumes(shared: Engine, tmp_path: Path) -> None:
+    rootfs, volume = tmp_path / "rootfs", tmp_path / "volume"
+    subprocess.run(["cp", "-a", str(shared.rootfs), str(rootfs)], check=True)
+    volume.mkdir()
+    (volume / "roots").write_text("secret")
+    (volume / "roots").chmod(0o600)
+    for directory in (rootfs, *rootfs.iterdir(), volume):
+        os.chown(directory, 100000, 100000, follow_symlinks=False)
+    mapping = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    output = ran(
+        shared, "userns", "id -u; touch /made /data/made; cat /data/roots 2>&1; stat -c %u /data/roots /data",
+        bind(volume, "/data"), root={"path": str(rootfs)},
+        linux={
+            "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network", "user")],
+            "uidMappings": mapping, "gidMappings": mapping,
+        },
+    )  # fmt: skip
+    assert output.splitlines() == ["0", "cat: can't open '/data/roots': Permission denied", "65534", "0"]
+    assert (rootfs / "made").stat().st_uid == (volume / "made").stat().st_uid == 100000
