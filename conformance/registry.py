@@ -43,7 +43,7 @@ ENGINES: dict[str, tuple[str, ...]] = {
     ),
     "conmon": ("conformance.engines.conmon",),
     "ctr": ("conformance.engines.ctr",),
-    "podman": ("conformance.engines.podman",),
+    "podman": ("conformance.engines.podman", "conformance.engines.podman_pods"),
     "docker": ("conformance.engines.docker",),
     "cri": ("conformance.cri.suite",),
     "validation": ("conformance.external.validation",),

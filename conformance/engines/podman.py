@@ -1,83 +1,15 @@
-"""podman with `--runtime`: what its users do, from `run` to pods and `play kube`."""
+"""podman with `--runtime`: what its users do with single containers."""
 
 from __future__ import annotations
 
 import json
-import time
-import urllib.request
-from functools import partial
 from pathlib import Path
 
 from conformance import host, leftovers
 from conformance.case import Case
-from conformance.engines.daemons import Client, podman
-from conformance.engines.image import NAME, write_image
-from conformance.registry import Suite
-from conformance.runtime import Outcome
-from conformance.session import Session
-
-suite = Suite("podman", "podman")
-
-PODMAN = "callers: podman"
-COUNT = (
-    "trap 'echo got-term; exit 7' TERM; trap 'echo got-usr1' USR1; echo up; "
-    "i=0; while :; do i=$((i+1)); echo $i >/count; sleep 0.1; done"
-)
-
-
-class Box:
-    """A detached container under podman."""
-
-    def __init__(self, session: Session, *command: str, flags: tuple[str, ...] = ()) -> None:
-        self.session = session
-        self.client: Client = session.shared(podman)
-        self.name = session.new_name("p")
-        session.count_create("--pod" in flags)
-        self.client.must("run", "--detach", "--name", self.name, *flags, NAME, *command, deadline_s=120)
-
-    def do(self, verb: str, *arguments: str, flags: tuple[str, ...] = (), stdin: bytes = b"") -> Outcome:
-        """Run `podman VERB FLAGS NAME ARGUMENTS`."""
-        return self.client.run(verb, *flags, self.name, *arguments, stdin=stdin, deadline_s=90)
-
-    def inside(self, script: str) -> str:
-        """Return what a shell script prints inside."""
-        return self.client.must("exec", self.name, "sh", "-c", script)
-
-    def inspect(self, template: str) -> str:
-        """Return one value of `podman inspect`."""
-        return self.client.must("inspect", "--format", template, self.name).strip()
-
-    def wait_log(self, marker: str) -> str:
-        """Wait until the marker is in the log."""
-        seen = ""
-
-        def look() -> bool:
-            nonlocal seen
-            outcome = self.do("logs")
-            seen = outcome.out
-            return marker in seen
-
-        host.poll_until(look, self.session.runtime.deadline(20), 0.2)
-        return seen
-
-    def remove(self) -> None:
-        """Remove it by force."""
-        self.client.run("rm", "--force", "--time", "0", self.name, deadline_s=90)
-
-
-def counting(session: Session) -> Box:
-    """A container with a hostname, an environment and a volume, that counts and answers signals."""
-    session.shared(podman).must("volume", "create", "shared-volume")
-    flags = ("--network", "none", "--hostname", "box", "--env", "COLOUR=blue", "--volume", "shared-volume:/data")
-    made = Box(session, "sh", "-c", COUNT, flags=(*flags, "--memory", "128m"))
-    session.defer(made.remove)
-    return made
-
-
-def _run(case: Case, *command: str, flags: tuple[str, ...] = (), stdin: bytes = b"") -> Outcome:
-    case.session.count_create(False)
-    client = case.shared(podman)
-    return client.run("run", "--rm", "--network", "none", *flags, NAME, *command, stdin=stdin, deadline_s=120)
+from conformance.engines.daemons import podman
+from conformance.engines.image import NAME
+from conformance.engines.podman_box import PODMAN, Box, counting, run_once, suite
 
 
 @suite.check("info", PODMAN, "podman info shows the runtime")
@@ -90,9 +22,9 @@ def info(case: Case) -> None:
 @suite.check("run", PODMAN, "run --rm: output, input, exit code; nothing is left")
 def run(case: Case) -> None:
     case.shared(podman)
-    _run(case, "true")  # the first container makes podman's own lasting files
+    run_once(case, "true")  # the first container makes podman's own lasting files
     before = leftovers.look(case.session)
-    done = _run(case, "sh", "-c", "cat; echo err >&2; exit 7", flags=("--interactive",), stdin=b"typed\n")
+    done = run_once(case, "sh", "-c", "cat; echo err >&2; exit 7", flags=("--interactive",), stdin=b"typed\n")
     case.equal((done.code, done.out, done.err), (7, "typed\n", "err\n"), "exit code, stdout, stderr")
     case.equal(leftovers.wait_clean(case.session, before, 15), [], "left on the host")
 
@@ -140,7 +72,7 @@ def run_options(case: Case) -> None:
         "--ulimit",
         "nproc=4096:4096",
     )
-    done = _run(case, "sh", "-c", script, flags=flags)
+    done = run_once(case, "sh", "-c", script, flags=flags)
     wanted = ["1000", "/tmp", "read-only", "scratch", "0000000000000000", "1", "512", "red"]
     case.equal(done.out.split(), wanted, f"seen inside ({done.err})")
 
@@ -148,21 +80,21 @@ def run_options(case: Case) -> None:
 @suite.check("secret", PODMAN, "a secret is a file in /run/secrets")
 def secret(case: Case) -> None:
     case.shared(podman).must("secret", "create", "token", "-", stdin=b"s3cret")
-    done = _run(case, "cat", "/run/secrets/token", flags=("--secret", "token"))
+    done = run_once(case, "cat", "/run/secrets/token", flags=("--secret", "token"))
     case.equal(done.out, "s3cret", f"content ({done.err})")
 
 
 @suite.check("run-privileged", PODMAN, "run --privileged")
 def run_privileged(case: Case) -> None:
-    done = _run(case, "sh", "-c", "mount -t tmpfs t /mnt && echo mounted", flags=("--privileged",))
+    done = run_once(case, "sh", "-c", "mount -t tmpfs t /mnt && echo mounted", flags=("--privileged",))
     case.equal((done.code, done.out), (0, "mounted\n"), f"exit code and output ({done.err})")
 
 
 @suite.check("run-missing", PODMAN, "a missing program gives 127, one that is no program 126")
 def run_missing(case: Case) -> None:
-    done = _run(case, "/no/such/program")
+    done = run_once(case, "/no/such/program")
     case.equal(done.code, 127, f"exit code ({done.err})")
-    done = _run(case, "/etc/passwd")
+    done = run_once(case, "/etc/passwd")
     case.equal(done.code, 126, f"exit code ({done.err})")
 
 
@@ -218,16 +150,41 @@ def copy(case: Case) -> None:
     box = case.shared(counting)
     directory = case.directory("copy")
     (directory / "in").write_text("copied\n")
-    box.client.must("cp", str(directory / "in"), f"{box.name}:/opt/in")
-    case.equal(box.inside("cat /opt/in"), "copied\n", "content inside")
-    box.client.must("cp", f"{box.name}:/etc/passwd", str(directory / "out"))
-    case.contains((directory / "out").read_text(), "root:x:0:0", "content outside")
+    name = f"in-{box.name}"
+    box.client.must("cp", str(directory / "in"), f"{box.name}:/opt/{name}")
+    box.client.must("cp", str(directory / "in"), f"{box.name}:/data/{name}")
+    case.equal(
+        box.inside(f"cat /opt/{name} /data/{name}"), "copied\n" * 2, "content inside, in the root and the volume"
+    )
+    case.expect(not Path("/opt", name).exists(), "the file went into the host's /opt")
+    box.inside("echo made-inside >/opt/out; ln -sf /etc/hostname /opt/link")
+    box.client.must("cp", f"{box.name}:/opt/out", str(directory / "out"))
+    case.equal((directory / "out").read_text(), "made-inside\n", "content outside")
+    box.client.must("cp", f"{box.name}:/opt/link", str(directory / "name"))
+    case.equal((directory / "name").read_text().strip(), "box", "a link is followed in the container")
+    missing = box.client.run("cp", f"{box.name}:/etc/machine-id-none", str(directory / "none"))
+    case.refused(missing, "machine-id-none")
 
 
-@suite.check("top", PODMAN, "top shows the container's process")
+@suite.check("copy-readonly", PODMAN, "cp into a read-only container fails and writes nothing")
+def copy_readonly(case: Case) -> None:
+    flags = ("--network", "none", "--read-only", "--tmpfs", "/scratch")
+    box = Box(case.session, "sleep", "1000", flags=flags)
+    case.defer(box.remove)
+    source = case.directory("copy") / "in"
+    source.write_text("copied\n")
+    case.refused(box.client.run("cp", str(source), f"{box.name}:/opt/in"), "read-only")
+    case.expect(not Path("/opt/in").exists(), "the file went into the host's /opt")
+    case.equal(box.inside("ls /opt"), "", "files in /opt")
+
+
+@suite.check("top", PODMAN, "top shows the container's process, and none of the host")
 def top(case: Case) -> None:
     box = case.shared(counting)
-    case.contains(case.succeeded(box.do("top", "pid", "comm")).out, "sh", "podman top")
+    lines = case.succeeded(box.do("top", "pid", "comm")).out.splitlines()[1:]
+    case.equal(lines[0].split(), ["1", "sh"], "podman top")
+    case.expect(len(lines) <= 3, f"podman top: more than the container's processes: {lines}")
+    case.contains(case.succeeded(box.do("top")).out, "sh -c", "podman top with its own columns")
 
 
 @suite.check("stats", PODMAN, "stats shows use of memory")
@@ -328,114 +285,12 @@ def volumes(case: Case) -> None:
     source = case.directory("source")
     (source / "file").write_text("of the host\n")
     flags = ("--volume", "kept:/data", "--volume", f"{source}:/host:ro")
-    first = _run(case, "sh", "-c", "cp /host/file /data/copy; touch /host/x 2>/dev/null || echo read-only", flags=flags)
-    case.equal(first.out, "read-only\n", "first container")
-    second = _run(case, "cat", "/data/copy", flags=("--volume", "kept:/data"))
-    case.equal(second.out, "of the host\n", "second container")
-
-
-def _fetch(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=3) as answer:
-        text: str = answer.read().decode()
-        return text
-
-
-def _wait_fetch(case: Case, url: str) -> str:
-    """Fetch a page, again until it is there."""
-    end = time.monotonic() + case.runtime.deadline(20)
-    while True:
-        try:
-            return _fetch(url)
-        except OSError as error:
-            if time.monotonic() > end:
-                case.fail(f"{url}: {error}")
-            time.sleep(0.3)
-
-
-SERVE = "echo page >/tmp/index.html; httpd -f -p 80 -h /tmp"
-
-
-@suite.check("network", PODMAN, "bridge network: address, gateway, published port, stats of the interface")
-def network(case: Case) -> None:
-    box = Box(case.session, "sh", "-c", SERVE, flags=("--publish", "127.0.0.1:18080:80"))
-    case.defer(box.remove)
-    address = box.inspect("{{.NetworkSettings.IPAddress}}")
-    case.contains(box.inside("ip -o -4 address show"), address, "addresses inside")
-    case.equal(_wait_fetch(case, f"http://{address}/"), "page\n", "page at the container's address")
-    case.equal(_wait_fetch(case, "http://127.0.0.1:18080/"), "page\n", "page at the published port")
-    gateway = box.inspect("{{.NetworkSettings.Gateway}}")
-    case.contains(box.inside(f"ping -c 1 -W 5 {gateway}"), "1 packets received", "ping of the gateway")
-
-
-@suite.check("network-two", PODMAN, "two containers in a network of their own reach each other")
-def network_two(case: Case) -> None:
-    client = case.shared(podman)
-    client.must("network", "create", "--disable-dns", "--subnet", "10.77.95.0/24", "pair")
-    case.defer(lambda: client.run("network", "rm", "--force", "pair"))
-    server = Box(case.session, "sh", "-c", SERVE, flags=("--network", "pair", "--ip", "10.77.95.10"))
-    case.defer(server.remove)
-    case.session.count_create(False)
-    script = "for i in $(seq 20); do wget -q -O - http://10.77.95.10/ && exit; sleep 0.5; done"
-    done = client.run("run", "--rm", "--network", "pair", NAME, "sh", "-c", script, deadline_s=120)
-    case.equal(done.out, "page\n", f"page of the other container ({done.err})")
-
-
-@suite.check("pod", PODMAN, "a pod with two containers: one boot id, shared localhost and hostname, names in ps")
-def pod(case: Case) -> None:
-    client = case.shared(podman)
-    name = case.session.new_name("pod")
-    client.must(
-        "pod", "create", "--name", name, "--infra-image", NAME, "--infra-command", "sleep 100000", "--network", "none"
+    first = run_once(
+        case, "sh", "-c", "cp /host/file /data/copy; touch /host/x 2>/dev/null || echo read-only", flags=flags
     )
-    case.defer(lambda: client.run("pod", "rm", "--force", "--time", "0", name, deadline_s=120))
-    case.session.count_create(False)
-    first = Box(case.session, "sh", "-c", SERVE, flags=("--pod", name))
-    second = Box(case.session, "sleep", "1000", flags=("--pod", name))
-    script = "cat /proc/sys/kernel/random/boot_id; hostname"
-    case.equal(first.inside(script), second.inside(script), "boot id and hostname")
-    page = second.inside("for i in $(seq 20); do wget -q -O - http://127.0.0.1/ && exit; sleep 0.3; done")
-    case.equal(page, "page\n", "page of the other container at localhost")
-    case.contains(client.must("pod", "ps"), name, "podman pod ps")
-    client.must("pod", "stop", "--time", "1", name, deadline_s=120)
-    case.matches(client.must("pod", "ps", "--filter", f"name={name}"), "Exited", "podman pod ps")
-    client.must("pod", "start", name, deadline_s=120)
-    case.equal(first.inside(script), second.inside(script), "boot id and hostname after stop and start")
-
-
-@suite.check("kube", PODMAN, "generate kube, play kube, play kube --down")
-def kube(case: Case) -> None:
-    client = case.shared(podman)
-    manifest = case.directory("kube") / "pod.yaml"
-    container = {
-        "image": NAME,
-        "imagePullPolicy": "Never",
-        "command": ["sh", "-c", "echo from-kube; sleep 1000"],
-    }
-    spec = {"containers": [container | {"name": "one"}, container | {"name": "two"}], "hostNetwork": False}
-    kube_pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "kubed"}, "spec": spec}
-    manifest.write_text(json.dumps(kube_pod))
-    _load_pause(client)
-    case.defer(lambda: client.run("pod", "rm", "--force", "--time", "0", "kubed", deadline_s=120))
-    client.must("play", "kube", "--network", "none", str(manifest), deadline_s=180)
-    for name in ("kubed-one", "kubed-two"):
-        seen = host.poll_until(partial(_has_log, client, name, "from-kube"), case.runtime.deadline(20), 0.2)
-        case.expect(seen, f"no output of {name}")
-    case.contains(client.must("generate", "kube", "kubed"), "from-kube", "generate kube")
-    client.must("play", "kube", "--down", str(manifest), deadline_s=120)
-    case.expect("kubed" not in client.must("pod", "ps"), "the pod is still there")
-
-
-def _has_log(client: Client, name: str, marker: str) -> bool:
-    return marker in client.must("logs", name)
-
-
-def _load_pause(client: Client) -> None:
-    """Load an image under the name that this podman builds its infra image as, so that it need not build one."""
-    version = json.loads(client.must("version", "--format", "json"))["Client"]
-    archive = client.session.scratch / "pause.tar"
-    name = f"localhost/podman-pause:{version['Version']}-{version.get('Built', 0)}"
-    write_image(archive, name, ("sleep", "100000"))
-    client.must("load", "--input", str(archive))
+    case.equal(first.out, "read-only\n", "first container")
+    second = run_once(case, "cat", "/data/copy", flags=("--volume", "kept:/data"))
+    case.equal(second.out, "of the host\n", "second container")
 
 
 @suite.check("hooks", PODMAN, "a hook of hooks.d runs when its condition fits")
@@ -450,9 +305,9 @@ def hooks(case: Case) -> None:
     path = Path(directory / "proof.json")
     path.write_text(json.dumps(hook | {"stages": ["prestart"]}))
     case.defer(path.unlink)
-    case.succeeded(_run(case, "true"))
+    case.succeeded(run_once(case, "true"))
     case.expect(not proof.exists(), "the hook ran for a container without the annotation")
-    case.succeeded(_run(case, "true", flags=("--annotation", "org.example.hook=yes")))
+    case.succeeded(run_once(case, "true", flags=("--annotation", "org.example.hook=yes")))
     case.expect("pid" in json.loads(proof.read_text()), "the hook got no state")
 
 
@@ -484,20 +339,8 @@ def host_pid(case: Case) -> None:
     "device", PODMAN, "--device of a device that is safe everywhere works, of others works or is refused in words"
 )
 def device(case: Case) -> None:
-    done = _run(case, "sh", "-c", "head -c 4 /dev/source | wc -c", flags=("--device", "/dev/zero:/dev/source"))
+    done = run_once(case, "sh", "-c", "head -c 4 /dev/source | wc -c", flags=("--device", "/dev/zero:/dev/source"))
     if done.ok:
         case.equal(done.out.strip(), "4", "bytes from the device")
     else:
         case.matches(done.err, "device", "error")
-
-
-@suite.check("clean", PODMAN, "after everything was removed, nothing is left")
-def clean(case: Case) -> None:
-    client = case.shared(podman)
-    client.run("pod", "rm", "--all", "--force", "--time", "0", deadline_s=120)
-    client.must("rm", "--all", "--force", "--time", "0", deadline_s=120)
-    left = [name for name in leftovers.look(case.session).processes if "conmon" in name or "conformance" in name]
-    case.equal(left, [], "processes")
-    root = case.runtime.root
-    containers = [path.name for path in root.iterdir() if not path.name.startswith(".")] if root.exists() else []
-    case.equal(containers, [], "containers in the runtime's root")

@@ -30,9 +30,10 @@ from oci_runtime.host.processes import boot_id, start_time
 from oci_runtime.host.terminal import open_pty, send_master
 from oci_runtime.log import get_logger, timestamp
 from oci_runtime.proxy.launch import Proxy, ProxyPlan, start_proxy
+from oci_runtime.proxy.view import GUEST, PROC, TREE, ViewMount, enter_view
 from oci_runtime.state import records
 from oci_runtime.state.records import ContainerRecord
-from oci_runtime.storage.sources import open_sources
+from oci_runtime.storage.sources import Sources, open_sources
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-# Namespaces of the host that the proxy joins or makes; mounts stay the host's, the rest belongs to the guest.
+# Namespaces of the host that the proxy joins or makes; it always has a mount namespace, the rest belongs to the guest.
 _PROXY_NAMESPACES = ("network", "ipc", "uts", "pid")
 # What comes on top of the guest's own time to boot before a `create` gives up.
 _CREATE_MARGIN_S = 60.0
@@ -196,7 +197,7 @@ class Creation:
             plan = ProxyPlan(
                 process.args,
                 join={kind: fd for kind, fd in join.items() if kind in _PROXY_NAMESPACES},
-                make=[kind for kind, path in spec.namespaces.items() if kind in _PROXY_NAMESPACES and not path],
+                make=["mount", *(kind for kind in _PROXY_NAMESPACES if spec.namespaces.get(kind) == "")],
                 hostname=spec.hostname,
                 domainname=spec.domainname,
                 terminal=self._terminal,
@@ -324,7 +325,7 @@ class Creation:
 
     def _create_in_guest(self) -> None:
         """Attach first: from then on the container dies with this command. Then create, then hand the stream over."""
-        sources = open_sources(self.bundle.raw, self.bundle.path)
+        sources = open_sources(self.bundle.raw, self.bundle.path, with_view=True)
         for warning in sources.warnings:
             log.warning(warning)
         stream = Client.connect(self.sandbox.directory, self.config.vm.boot_timeout_s + _CREATE_MARGIN_S)
@@ -348,12 +349,23 @@ class Creation:
                 log.warning(str(warning))
             fd = stream.finish_attach()
             try:
+                self._show_files(sources)
                 self.proxy.hand_over(fd)
             finally:
                 os.close(fd)
         finally:
             stream.close()
             sources.close()
+
+    def _show_files(self, sources: Sources) -> None:
+        """Give the proxy the container's files as its root, now that the guest has made all mount points in it."""
+        self.proxy.wait_ready()
+        has_pids = "pid" in self.bundle.spec.namespaces
+        mounts = []
+        for kind, destination, fd in sources.view:
+            shown = TREE if fd >= 0 else PROC if kind == "proc" and has_pids else GUEST
+            mounts.append(ViewMount(destination, shown, fd))
+        enter_view(self.proxy.pid, sources.view_root, mounts)
 
     def _find_pid_owner(self, fd: int) -> str:
         """The container of this pod whose proxy lives in the pid namespace behind `fd`. Raises Unsupported."""

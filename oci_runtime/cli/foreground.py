@@ -7,9 +7,9 @@ import json
 import os
 import signal
 
-from oci_runtime.control import stream
 from oci_runtime.errors import OciRuntimeError, Unavailable, from_wire
 from oci_runtime.host.terminal import make_raw, restore, window_size
+from oci_runtime.proxy.outputs import standard_outputs
 from oci_runtime.proxy.relay import Relay
 from oci_runtime.proxy.signals import JOB_CONTROL, catch_signals
 
@@ -56,7 +56,7 @@ def relay_here(stream_fd: int, *, terminal: bool) -> int:
     wakeup = catch_signals(JOB_CONTROL)
     sock = _socket.socket(fileno=stream_fd)
     with RawTerminal(wanted=terminal) as raw:
-        relay = Relay(sock, 0, {stream.STDOUT: 1, stream.STDERR: 2}, wakeup, raw.fd)
+        relay = Relay(sock, 0, standard_outputs(), wakeup, raw.fd)
         code = relay.run()
     if relay.error:
         raise _reported(relay.error)

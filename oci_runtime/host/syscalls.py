@@ -41,6 +41,7 @@ AT_RECURSIVE = 0x8000
 AT_EMPTY_PATH = 0x1000
 AT_SYMLINK_NOFOLLOW = 0x100
 MOVE_MOUNT_F_EMPTY_PATH = 0x00000004
+MOVE_MOUNT_T_EMPTY_PATH = 0x00000040
 
 MS_RDONLY = 1
 MS_NOSUID = 2
@@ -56,6 +57,8 @@ MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
 MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
 
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
@@ -115,11 +118,20 @@ def open_tree(path: str, flags: int = OPEN_TREE_CLONE | AT_RECURSIVE, dir_fd: in
     return _check(result, "open_tree", path)
 
 
-def move_mount(tree_fd: int, target: str) -> None:
-    """Attach the detached tree behind `tree_fd` at `target` (a directory for a directory, a file for a file)."""
+def move_mount(tree_fd: int, target: str, *, target_fd: int = -100) -> None:
+    """Attach the detached tree behind `tree_fd` at `target` (a directory for a directory, a file for a file).
+
+    target_fd: where a relative `target` starts; it is the target itself when `target` is empty.
+    """
+    flags = MOVE_MOUNT_F_EMPTY_PATH | (0 if target else MOVE_MOUNT_T_EMPTY_PATH)
     call = _libc().syscall
-    result = call(_SYS_MOVE_MOUNT, tree_fd, b"", -100, os.fsencode(target), ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH))
-    _check(result, "move_mount", target)
+    result = call(_SYS_MOVE_MOUNT, tree_fd, b"", target_fd, os.fsencode(target), ctypes.c_uint(flags))
+    _check(result, "move_mount", target or f"fd {target_fd}")
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """pivot_root(2): also every process of the mount namespace whose root was the old one has the new one then."""
+    _check(_libc().pivot_root(os.fsencode(new_root), os.fsencode(put_old)), "pivot_root", new_root)
 
 
 def mount_setattr(

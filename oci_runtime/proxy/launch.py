@@ -41,6 +41,7 @@ class ProxyPlan:
     """What a proxy is to be.
 
     command: shown as its command line. join: namespace type to a descriptor. make: types of which it gets new ones.
+    A mount namespace that is made follows the host's mounts and changes none (view.py gives it another root later).
     hostname, domainname: set in a uts namespace that is made. terminal: the slave that becomes its standard streams and
     its controlling terminal, -1 for the inherited streams. watches_window: its standard input is a terminal. oom_score:
     its oom_score_adj, None to keep the inherited one. mark: value of VMPOD_PROXY in its environment, "" for none: finds
@@ -224,6 +225,8 @@ def _enter_namespaces(plan: ProxyPlan) -> None:
         os.close(fd)
     if flags:
         syscalls.unshare(flags)
+    if "mount" in plan.make:
+        syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_SLAVE)
     if "uts" in plan.make:
         if plan.hostname:
             _write("/proc/sys/kernel/hostname", plan.hostname)

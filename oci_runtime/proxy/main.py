@@ -3,6 +3,8 @@
 It already is in the namespaces of the container's spec, has its standard streams, and a session of its own. It tells
 the command that it is ready, receives the attached stream from it, and becomes what the engine watches: alive while the
 process in the guest is, then gone with its exit code.
+
+Once it is ready it opens and imports nothing any more: its root becomes the container's (view.py).
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import _socket
 import os
 import sys
 
-from oci_runtime.control import stream
+from oci_runtime.proxy.outputs import standard_outputs
 from oci_runtime.proxy.relay import LOST, Relay
 from oci_runtime.proxy.signals import catch_signals
 
@@ -35,9 +37,11 @@ def main() -> NoReturn:
     # In a pid namespace of its own this is process 1: orphans there are its to reap.
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
     wakeup = catch_signals()
+    outputs = standard_outputs()
+    if terminal >= 0:
+        import oci_runtime.host.terminal  # noqa: F401  # the relay's, which could not load it later
     connection = _receive_stream(sync)
     sync.close()
-    outputs = {stream.STDOUT: 1, stream.STDERR: 2}
     os._exit(Relay(connection, 0, outputs, wakeup, terminal).run())
 
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 import _socket
 import errno
 import os
+import select
 import stat
+
+from oci_runtime.control import stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Output:
-    """One of standard output and error. `pending` holds what could not be written yet."""
+    """One of standard output and error. `pending` holds what could not be written yet. Opening one needs /proc."""
 
     def __init__(self, fd: int) -> None:
         self.pending = b""
@@ -58,6 +61,11 @@ class Output:
         return progress
 
 
+def standard_outputs() -> dict[int, Output]:
+    """Open standard output and error for a relay, by the kind of their frames."""
+    return {stream.STDOUT: Output(1), stream.STDERR: Output(2)}
+
+
 def _open_output(fd: int) -> tuple[int, Callable[[bytes], int]]:
     try:
         mode = os.fstat(fd).st_mode
@@ -76,8 +84,6 @@ def _open_output(fd: int) -> tuple[int, Callable[[bytes], int]]:
 
 
 def _write_when_ready(fd: int, data: bytes) -> int:
-    import select
-
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     if not poll.poll(0):

@@ -13,7 +13,10 @@ import select
 import time
 
 from oci_runtime.control import stream
-from oci_runtime.proxy.outputs import Output
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oci_runtime.proxy.outputs import Output
 
 READ_BYTES = 1 << 16
 # What a process is worth whose end nobody could see: 128 + SIGKILL.
@@ -25,17 +28,17 @@ _STUCK_S = 10.0
 class Relay:
     """The relay of one process.
 
-    sock: the attached stream; the relay owns it. stdin: descriptor, -1 for none. outputs: descriptors by stream kind.
+    sock: the attached stream; the relay owns it. stdin: descriptor, -1 for none. outputs: opened, by stream kind.
     wakeup: a pipe that delivers signal numbers as bytes. terminal: descriptor whose window size counts, -1 for none.
     """
 
     def __init__(
-        self, sock: _socket.socket, stdin: int, outputs: dict[int, int], wakeup: int, terminal: int = -1
+        self, sock: _socket.socket, stdin: int, outputs: dict[int, Output], wakeup: int, terminal: int = -1
     ) -> None:
         self.error = b""
         self._sock = sock
         self._stdin = stdin
-        self._outputs = {kind: Output(fd) for kind, fd in outputs.items()}
+        self._outputs = outputs
         self._wakeup = wakeup
         self._terminal = terminal
         self._decoder = stream.StreamDecoder()

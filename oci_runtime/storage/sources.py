@@ -7,11 +7,10 @@ what becomes of which mount. Imports little: every `create` comes through here.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
-from oci_runtime.errors import HostError, InvalidInput, NotFound, Unsupported
+from oci_runtime.errors import InvalidInput, Unsupported
 from oci_runtime.host import syscalls
 from oci_runtime.storage.mount_kinds import (
     GUEST_TYPES,
@@ -25,6 +24,7 @@ from oci_runtime.storage.mount_kinds import (
     readonly_of,
 )
 from oci_runtime.storage.mount_table import MountTable
+from oci_runtime.storage.tree import SourceTree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,9 +42,11 @@ class Sources:
     and {"kind": "mount", "index", "readonly", "propagation", "pool"} (as Share.attach has them). guest_mounts,
     likewise: binds that the guest serves from its own: {"kind": "shm", "index", "key", "size_bytes"} and {"kind":
     "guest", "index", "source"}. warnings: for the user.
+    view_root, view: what those who look at the container's files on the host are shown: the rootfs (-1 when not asked
+    for), and for each mount its type, destination, and tree (-1 where the content is the guest's).
     """
 
-    __slots__ = ("descriptors", "guest_mounts", "propagation", "table", "warnings")
+    __slots__ = ("descriptors", "guest_mounts", "propagation", "table", "view", "view_root", "warnings")
 
     def __init__(self, propagation: str = "") -> None:
         """propagation: of the container's root, linux.rootfsPropagation."""
@@ -53,6 +55,8 @@ class Sources:
         self.descriptors: list[tuple[dict[str, Any], int]] = []
         self.guest_mounts: list[dict[str, Any]] = []
         self.warnings: list[str] = []
+        self.view_root = -1
+        self.view: list[tuple[str, str, int]] = []
 
     def add(self, description: dict[str, Any], descriptor: int) -> None:
         """Take over a descriptor."""
@@ -62,10 +66,15 @@ class Sources:
         """Close the descriptors; idempotent. Trees that nobody attached vanish."""
         while self.descriptors:
             os.close(self.descriptors.pop()[1])
+        for fd in (self.view_root, *(fd for _, _, fd in self.view)):
+            if fd >= 0:
+                os.close(fd)
+        self.view_root = -1
+        self.view.clear()
 
 
-def open_sources(spec: Mapping[str, Any], bundle: str) -> Sources:
-    """Open rootfs and bind sources of a spec; relative paths start at `bundle`.
+def open_sources(spec: Mapping[str, Any], bundle: str, *, with_view: bool = False) -> Sources:
+    """Open rootfs and bind sources of a spec; relative paths start at `bundle`. with_view: open the view as well.
 
     Raises: NotFound (a missing source), InvalidInput (a rootfs that is no directory), Unsupported (a source or type
     that a virtual machine cannot have), HostError. Messages name the mount's index and destination. After a failure
@@ -74,48 +83,52 @@ def open_sources(spec: Mapping[str, Any], bundle: str) -> Sources:
     sources = Sources(str((spec.get("linux") or {}).get("rootfsPropagation") or ""))
     try:
         rootfs = os.path.join(bundle, str(spec["root"]["path"]))
-        descriptor = _open_tree(rootfs, "root.path", recursive=True)
-        sources.add({"kind": "rootfs"}, descriptor)
-        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise InvalidInput(f"root.path {rootfs}: not a directory")
+        with SourceTree(rootfs, "root.path") as source:
+            if not stat.S_ISDIR(os.fstat(source.fd).st_mode):
+                raise InvalidInput(f"root.path {rootfs}: not a directory")
+            sources.add({"kind": "rootfs"}, source.clone(recursive=True))
+            if with_view:
+                readonly = "top" if spec["root"].get("readonly") else ""
+                sources.view_root = source.clone_for_view(recursive=True, readonly=readonly)
         for index, mount in enumerate(spec.get("mounts") or ()):
-            _open_mount(sources, index, mount, bundle)
+            _open_mount(sources, index, mount, bundle, with_view=with_view)
     except BaseException:
         sources.close()
         raise
     return sources
 
 
-def _open_mount(sources: Sources, index: int, mount: dict[str, Any], bundle: str) -> None:
+def _open_mount(sources: Sources, index: int, mount: dict[str, Any], bundle: str, *, with_view: bool) -> None:
     destination = str(mount.get("destination", ""))
     what = f"mounts[{index}] {destination}"
     options = options_of(mount)
+    kind = str(mount.get("type") or "none")
     if not is_bind(mount):
-        kind = str(mount.get("type") or "none")
         if kind not in GUEST_TYPES:
             raise Unsupported(
                 f"{what}: a virtual machine cannot mount type {kind!r} (mount it on the host and bind it)"
             )
+        sources.view.append((kind, destination, -1))
         return
     path = str(mount.get("source") or "")
     if not path:
         raise InvalidInput(f"{what}: a bind mount without a source")
     path = os.path.join(bundle, path)
-    descriptor = _open_tree(path, f"{what}: source", recursive="rbind" in options)
-    try:
-        if _is_served_by_guest(sources, index, destination, path, descriptor):
-            os.close(descriptor)
+    recursive = "rbind" in options
+    with SourceTree(path, f"{what}: source") as source:
+        if _is_served_by_guest(sources, index, destination, path, source.fd):
+            sources.view.append((kind, destination, -1))
             return
-        _check_node(sources, what, path, os.fstat(descriptor).st_mode)
+        _check_node(sources, what, path, os.fstat(source.fd).st_mode)
         if len(sources.descriptors) >= MAX_SOURCES:
             raise Unsupported(f"{what}: more than {MAX_SOURCES} bind mounts in one container")
-    except BaseException:
-        os.close(descriptor)
-        raise
-    propagation = propagation_of(options, sources.propagation)
-    pool = "" if "rbind" in options and _has_mounts(sources, what, path) else _pool_key(path, descriptor, propagation)
-    description = {"kind": "mount", "index": index, "readonly": readonly_of(options)}
-    sources.add(description | {"propagation": propagation, "pool": pool}, descriptor)
+        readonly = readonly_of(options)
+        propagation = propagation_of(options, sources.propagation)
+        pool = "" if recursive and _has_mounts(sources, what, path) else source.key(propagation)
+        description = {"kind": "mount", "index": index, "readonly": readonly, "propagation": propagation, "pool": pool}
+        sources.add(description, source.clone(recursive=recursive))
+        if with_view:
+            sources.view.append((kind, destination, source.clone_for_view(recursive=recursive, readonly=readonly)))
 
 
 def _has_mounts(sources: Sources, what: str, path: str) -> bool:
@@ -128,23 +141,6 @@ def _has_mounts(sources: Sources, what: str, path: str) -> bool:
             " are left out: a virtual machine has its own"
         )
     return bool(below)
-
-
-def _pool_key(path: str, descriptor: int, propagation: str) -> str:
-    """What two sources have in common if one attachment serves both: file, flags of its mount, and what may follow."""
-    status = os.fstat(descriptor)
-    key = f"{status.st_dev:x}-{status.st_ino:x}-{os.fstatvfs(descriptor).f_flag:x}-{propagation}"
-    return key if propagation == "private" else f"{key}-{_mount_id(path)}"
-
-
-def _mount_id(path: str) -> str:
-    """The id of the mount that a path is on."""
-    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:
-            return next(line.split()[1] for line in lines if line.startswith("mnt_id:"))
-    finally:
-        os.close(descriptor)
 
 
 def _is_served_by_guest(sources: Sources, index: int, destination: str, path: str, descriptor: int) -> bool:
@@ -179,16 +175,3 @@ def _check_node(sources: Sources, what: str, path: str, mode: int) -> None:
     if stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode):
         kind = "socket" if stat.S_ISSOCK(mode) else "pipe"
         sources.warnings.append(f"{what}: {kind} {path} of the host is visible in the guest, but leads nowhere there")
-
-
-def _open_tree(path: str, what: str, *, recursive: bool) -> int:
-    flags = syscalls.OPEN_TREE_CLONE | (syscalls.AT_RECURSIVE if recursive else 0)
-    try:
-        return syscalls.open_tree(path, flags)
-    except HostError as error:
-        reason = os.strerror(error.errno)
-        if error.errno == errno.ENOENT:
-            raise NotFound(f"{what} {path}: {reason}") from error
-        if error.errno in (errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
-            raise InvalidInput(f"{what} {path}: {reason}") from error
-        raise HostError("open_tree", f"{what} {path}", error.errno) from error

@@ -39,7 +39,7 @@ def test_the_proxy_looks_like_the_command_and_lives_in_the_namespaces(engine: Fa
     assert Path(f"/proc/{pid}/comm").read_text() == "sleep\n"
     own = {kind: os.readlink(f"/proc/self/ns/{kind}") for kind in ("net", "ipc", "uts", "pid", "mnt", "cgroup")}
     proxy = {kind: os.readlink(f"/proc/{pid}/ns/{kind}") for kind in own}
-    assert {kind for kind in own if own[kind] != proxy[kind]} == {"net", "ipc", "uts", "pid"}
+    assert {kind for kind in own if own[kind] != proxy[kind]} == {"net", "ipc", "uts", "pid", "mnt"}
     hostname = subprocess.check_output(["nsenter", "-t", str(pid), "-u", "hostname"], text=True)
     assert hostname == "pod\n"
     assert os.readlink(f"/proc/{pid}/cwd") == "/"

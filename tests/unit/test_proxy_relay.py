@@ -55,7 +55,7 @@ def bench() -> Iterator[Bench]:
     in_read, in_write = os.pipe()
     out_read, out_write = os.pipe()
     wake_read, wake_write = os.pipe()
-    relay = Relay(_socket.socket(fileno=theirs.detach()), in_read, {stream.STDOUT: out_write}, wake_read)
+    relay = Relay(_socket.socket(fileno=theirs.detach()), in_read, {stream.STDOUT: Output(out_write)}, wake_read)
     bench = Bench(ours, in_write, out_read, wake_write, relay)
     bench.start()
     yield bench

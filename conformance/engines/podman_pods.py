@@ -1,0 +1,107 @@
+"""podman's networks, pods and `play kube`."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+from conformance import host, leftovers
+from conformance.case import Case
+from conformance.engines.daemons import Client, podman
+from conformance.engines.image import NAME, write_image
+from conformance.engines.podman_box import PODMAN, SERVE, Box, suite, wait_fetch
+
+
+@suite.check("network", PODMAN, "bridge network: address, gateway, published port, stats of the interface")
+def network(case: Case) -> None:
+    box = Box(case.session, "sh", "-c", SERVE, flags=("--publish", "127.0.0.1:18080:80"))
+    case.defer(box.remove)
+    address = box.inspect("{{.NetworkSettings.IPAddress}}")
+    case.contains(box.inside("ip -o -4 address show"), address, "addresses inside")
+    case.equal(wait_fetch(case, f"http://{address}/"), "page\n", "page at the container's address")
+    case.equal(wait_fetch(case, "http://127.0.0.1:18080/"), "page\n", "page at the published port")
+    gateway = box.inspect("{{.NetworkSettings.Gateway}}")
+    case.contains(box.inside(f"ping -c 1 -W 5 {gateway}"), "1 packets received", "ping of the gateway")
+
+
+@suite.check("network-two", PODMAN, "two containers in a network of their own reach each other")
+def network_two(case: Case) -> None:
+    client = case.shared(podman)
+    client.must("network", "create", "--disable-dns", "--subnet", "10.77.95.0/24", "pair")
+    case.defer(lambda: client.run("network", "rm", "--force", "pair"))
+    server = Box(case.session, "sh", "-c", SERVE, flags=("--network", "pair", "--ip", "10.77.95.10"))
+    case.defer(server.remove)
+    case.session.count_create(False)
+    script = "for i in $(seq 20); do wget -q -O - http://10.77.95.10/ && exit; sleep 0.5; done"
+    done = client.run("run", "--rm", "--network", "pair", NAME, "sh", "-c", script, deadline_s=120)
+    case.equal(done.out, "page\n", f"page of the other container ({done.err})")
+
+
+@suite.check("pod", PODMAN, "a pod with two containers: one boot id, shared localhost and hostname, names in ps")
+def pod(case: Case) -> None:
+    client = case.shared(podman)
+    name = case.session.new_name("pod")
+    client.must(
+        "pod", "create", "--name", name, "--infra-image", NAME, "--infra-command", "sleep 100000", "--network", "none"
+    )
+    case.defer(lambda: client.run("pod", "rm", "--force", "--time", "0", name, deadline_s=120))
+    case.session.count_create(False)
+    first = Box(case.session, "sh", "-c", SERVE, flags=("--pod", name))
+    second = Box(case.session, "sleep", "1000", flags=("--pod", name))
+    script = "cat /proc/sys/kernel/random/boot_id; hostname"
+    case.equal(first.inside(script), second.inside(script), "boot id and hostname")
+    page = second.inside("for i in $(seq 20); do wget -q -O - http://127.0.0.1/ && exit; sleep 0.3; done")
+    case.equal(page, "page\n", "page of the other container at localhost")
+    case.contains(client.must("pod", "ps"), name, "podman pod ps")
+    client.must("pod", "stop", "--time", "1", name, deadline_s=120)
+    case.matches(client.must("pod", "ps", "--filter", f"name={name}"), "Exited", "podman pod ps")
+    client.must("pod", "start", name, deadline_s=120)
+    case.equal(first.inside(script), second.inside(script), "boot id and hostname after stop and start")
+
+
+@suite.check("kube", PODMAN, "generate kube, play kube, play kube --down")
+def kube(case: Case) -> None:
+    client = case.shared(podman)
+    manifest = case.directory("kube") / "pod.yaml"
+    container = {
+        "image": NAME,
+        "imagePullPolicy": "Never",
+        "command": ["sh", "-c", "echo from-kube; sleep 1000"],
+    }
+    spec = {"containers": [container | {"name": "one"}, container | {"name": "two"}], "hostNetwork": False}
+    kube_pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "kubed"}, "spec": spec}
+    manifest.write_text(json.dumps(kube_pod))
+    _load_pause(client)
+    case.defer(lambda: client.run("pod", "rm", "--force", "--time", "0", "kubed", deadline_s=120))
+    client.must("play", "kube", "--network", "none", str(manifest), deadline_s=180)
+    for name in ("kubed-one", "kubed-two"):
+        seen = host.poll_until(partial(_has_log, client, name, "from-kube"), case.runtime.deadline(20), 0.2)
+        case.expect(seen, f"no output of {name}")
+    case.contains(client.must("generate", "kube", "kubed"), "from-kube", "generate kube")
+    client.must("play", "kube", "--down", str(manifest), deadline_s=120)
+    case.expect("kubed" not in client.must("pod", "ps"), "the pod is still there")
+
+
+def _has_log(client: Client, name: str, marker: str) -> bool:
+    return marker in client.must("logs", name)
+
+
+def _load_pause(client: Client) -> None:
+    """Load an image under the name that this podman builds its infra image as, so that it need not build one."""
+    version = json.loads(client.must("version", "--format", "json"))["Client"]
+    archive = client.session.scratch / "pause.tar"
+    name = f"localhost/podman-pause:{version['Version']}-{version.get('Built', 0)}"
+    write_image(archive, name, ("sleep", "100000"))
+    client.must("load", "--input", str(archive))
+
+
+@suite.check("clean", PODMAN, "after everything was removed, nothing is left")
+def clean(case: Case) -> None:
+    client = case.shared(podman)
+    client.run("pod", "rm", "--all", "--force", "--time", "0", deadline_s=120)
+    client.must("rm", "--all", "--force", "--time", "0", deadline_s=120)
+    left = [name for name in leftovers.look(case.session).processes if "conmon" in name or "conformance" in name]
+    case.equal(left, [], "processes")
+    root = case.runtime.root
+    containers = [path.name for path in root.iterdir() if not path.name.startswith(".")] if root.exists() else []
+    case.equal(containers, [], "containers in the runtime's root")

@@ -1,0 +1,68 @@
+"""A directory or file of the host that a container gets: found once, cloned as often as it is needed."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from oci_runtime.errors import HostError, InvalidInput, NotFound
+from oci_runtime.host import syscalls
+
+
+class SourceTree:
+    """A path, looked up once: whatever is cloned from it is the same, even if the path is changed meanwhile."""
+
+    __slots__ = ("fd", "_what")
+
+    def __init__(self, path: str, what: str) -> None:
+        """Look it up. Raises NotFound, InvalidInput, HostError with `what` and the path in the message."""
+        self._what = f"{what} {path}"
+        try:
+            self.fd = syscalls.open_tree(path, 0)
+        except HostError as error:
+            reason = os.strerror(error.errno)
+            if error.errno == errno.ENOENT:
+                raise NotFound(f"{self._what}: {reason}") from error
+            if error.errno in (errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+                raise InvalidInput(f"{self._what}: {reason}") from error
+            raise HostError("open_tree", self._what, error.errno) from error
+
+    def __enter__(self) -> SourceTree:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+    def key(self, propagation: str) -> str:
+        """What two sources have in common if one attachment serves both: file, flags of its mount, what may follow."""
+        status = os.fstat(self.fd)
+        key = f"{status.st_dev:x}-{status.st_ino:x}-{os.fstatvfs(self.fd).f_flag:x}-{propagation}"
+        return key if propagation == "private" else f"{key}-{self._mount_id()}"
+
+    def _mount_id(self) -> str:
+        with open(f"/proc/self/fdinfo/{self.fd}", encoding="ascii") as lines:
+            return next(line.split()[1] for line in lines if line.startswith("mnt_id:"))
+
+    def clone(self, *, recursive: bool) -> int:
+        """Return a detached copy of the mount tree. Raises HostError."""
+        flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH | (syscalls.AT_RECURSIVE if recursive else 0)
+        try:
+            return syscalls.open_tree("", flags, self.fd)
+        except HostError as error:
+            raise HostError("open_tree", self._what, error.errno) from error
+
+    def clone_for_view(self, *, recursive: bool, readonly: str) -> int:
+        """Return a copy that follows what the host mounts and unmounts in it, and in which devices do not work.
+
+        readonly: as mount_kinds.readonly_of says it.
+        """
+        tree = self.clone(recursive=recursive)
+        try:
+            harmless = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+            syscalls.mount_setattr("", harmless, propagation=syscalls.MS_SLAVE, fd=tree)
+            if readonly:
+                syscalls.mount_setattr("", syscalls.MOUNT_ATTR_RDONLY, fd=tree, recursive=readonly == "tree")
+        except BaseException:
+            os.close(tree)
+            raise
+        return tree
