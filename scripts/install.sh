@@ -51,4 +51,6 @@ for part in crio.conf.d containerd hooks docs; do
     rm -rf "$prefix/share/vmpod/$part"
     [ ! -d "$part" ] || cp -R "$part" "$prefix/share/vmpod/"
 done
+# The definitions say where they were installed.
+[ "$prefix" = /usr/local ] || sed -i "s#\"/usr/local/#\"$prefix/#" "$prefix"/share/vmpod/hooks/*.json
 say "installed: $prefix/bin/vmpod"
