@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno as _errno
 import os
 
+_MAX_DETAIL = 65536
+
 
 class OciRuntimeError(Exception):
     """Root of all expected failures. `kind` is its stable name on the control socket."""
@@ -83,6 +85,12 @@ KINDS: dict[str, type[OciRuntimeError]] = {
     cls.kind: cls
     for cls in (OciRuntimeError, NotFound, AlreadyExists, InvalidInput, WrongState, Unavailable, Unsupported)
 }
+
+
+def to_wire(error: OciRuntimeError) -> dict[str, str]:
+    """Return an error as it crosses a socket; of its detail the end, which is where a console says what happened."""
+    kind = OciRuntimeError.kind if isinstance(error, HostError) else error.kind
+    return {"kind": kind, "message": error.message, "detail": error.detail[-_MAX_DETAIL:]}
 
 
 def from_wire(kind: str, message: str, detail: str = "") -> OciRuntimeError:

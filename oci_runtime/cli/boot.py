@@ -11,7 +11,9 @@ import os
 import sys
 import time
 
+from oci_runtime.cli.stopping import Deferred
 from oci_runtime.control.client import Client, listen
+from oci_runtime.control.frames import ConnectionLost, Silent
 from oci_runtime.errors import NotFound, OciRuntimeError, Unavailable, from_wire
 from oci_runtime.host.daemon import start_daemon
 from oci_runtime.host.files import read_limited, read_tail, write_all
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oci_runtime.state.layout import Layout
+
+    # From the sandbox's id, and what records a resource before it is made, to the cgroup.procs files to join.
+    MakeCgroup = Callable[[str, Callable[[dict[str, Any]], None]], tuple[str, ...]]
 
 _POLL_S = 0.02
 _LOG_TAIL_BYTES = 4096
@@ -61,7 +66,7 @@ def ensure_sandbox(
     layout: Layout,
     sandbox_id: str,
     make_document: Callable[[], dict[str, Any]],
-    make_cgroup: Callable[[str], tuple[tuple[str, ...], tuple[str, ...]]],
+    make_cgroup: MakeCgroup,
     timeout_s: float,
     *,
     must_exist: bool = False,
@@ -75,26 +80,40 @@ def ensure_sandbox(
     directory = layout.sandbox(sandbox_id)
     deadline = time.monotonic() + timeout_s
     while True:
+        lock: int | None = None
         try:
-            lock = try_lock(directory, create=not must_exist)
-        except FileNotFoundError as error:
-            raise NotFound(f"sandbox {sandbox_id} does not exist") from error
-        if lock is None:
-            try:
-                return Sandbox(directory, Client.connect(directory, timeout_s), booted=False)
-            except (NotFound, Unavailable):
-                # Its owner is about to listen, or about to end: look again.
-                if time.monotonic() > deadline:
-                    raise
-        else:
-            try:
-                if must_exist:
-                    raise NotFound(f"sandbox {sandbox_id} is not running any more")
-                if _clear(directory, lock):
-                    return _boot(layout, sandbox_id, directory, lock, make_document(), make_cgroup, timeout_s)
-            finally:
+            # A signal between the two halves of this line would leave the lock in hands that have to undo the boot.
+            with Deferred():
+                lock = _try_lock(directory, sandbox_id, create=not must_exist)
+            if lock is None:
+                client = _connect(directory, timeout_s, deadline)
+                if client is not None:
+                    return Sandbox(directory, client, booted=False)
+            elif must_exist:
+                raise NotFound(f"sandbox {sandbox_id} is not running any more")
+            elif _clear(directory, lock):
+                return _boot(layout, sandbox_id, directory, lock, make_document(), make_cgroup, timeout_s)
+        finally:
+            if lock is not None:
                 os.close(lock)
         time.sleep(_POLL_S)
+
+
+def _try_lock(directory: str, sandbox_id: str, *, create: bool) -> int | None:
+    try:
+        return try_lock(directory, create=create)
+    except FileNotFoundError as error:
+        raise NotFound(f"sandbox {sandbox_id} does not exist") from error
+
+
+def _connect(directory: str, timeout_s: float, deadline: float) -> Client | None:
+    """Connect to somebody else's sandbox process; None while its owner is about to listen, or about to end."""
+    try:
+        return Client.connect(directory, timeout_s)
+    except (NotFound, ConnectionLost):
+        if time.monotonic() > deadline:
+            raise
+        return None
 
 
 def has_ended(directory: str, timeout_s: float) -> bool:
@@ -128,16 +147,13 @@ def _boot(
     directory: str,
     lock: int,
     document: dict[str, Any],
-    make_cgroup: Callable[[str], tuple[tuple[str, ...], tuple[str, ...]]],
+    make_cgroup: MakeCgroup,
     timeout_s: float,
 ) -> Sandbox:
     """Record, listen, start. The lock's descriptor is inherited; the caller closes its own."""
     record = SandboxRecord.new(directory, sandbox_id, timestamp())
     record.save()
-    cgroup_procs, made = make_cgroup(sandbox_id)
-    # Undone from the newest to the oldest: the deepest directory must be the newest.
-    for path in reversed(made):
-        record.add({"kind": "cgroup", "path": path})
+    cgroup_procs = make_cgroup(sandbox_id, record.add)
     listener = listen(directory)
     boot = os.memfd_create("boot")
     output = os.open(os.path.join(directory, SANDBOX_LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -169,8 +185,10 @@ def _root_cgroups() -> list[str]:
     return found
 
 
-def explain_death(directory: str, error: OciRuntimeError) -> OciRuntimeError:
-    """Return why a sandbox process went away, from what it left in its directory; else the given error."""
+def explain_loss(directory: str, error: ConnectionLost) -> OciRuntimeError:
+    """Return what a lost connection means: why the sandbox process went away, or that it did not answer."""
+    if isinstance(error, Silent):
+        return error
     try:
         reason = json.loads(read_limited(os.path.join(directory, ERROR_FILE), 1 << 20))
         return from_wire(str(reason["kind"]), str(reason["message"]), str(reason.get("detail") or ""))

@@ -7,7 +7,8 @@ import os
 from oci_runtime.bundle.ids import validate_id
 from oci_runtime.cli import texts
 from oci_runtime.cli.options import UsageError
-from oci_runtime.errors import NotFound, WrongState
+from oci_runtime.errors import HostError, WrongState
+from oci_runtime.log import get_logger
 from oci_runtime.state import records
 from oci_runtime.state.layout import DEFAULT_ROOT, Layout
 
@@ -25,7 +26,8 @@ CALL_TIMEOUT_S = 90.0
 class Context:
     """The circumstances of one command.
 
-    words: the whole command line without the program's name, for a namespace runtime that takes over.
+    words: the whole command line without the program's name, for a namespace runtime that takes over. global_words:
+    those of them before the verb.
     config: --config, "" for the default search. started_ns: CLOCK_MONOTONIC at the start of the command.
     """
 
@@ -35,7 +37,17 @@ class Context:
         self.debug = options.has("debug")
         self.systemd_cgroup = options.has("systemd-cgroup") or options.get("cgroup-manager") == "systemd"
         self.words = words
+        self.global_words = words[: len(words) - len(options.rest)]
         self.started_ns = started_ns
+
+
+def warn(message: str) -> None:
+    """Tell the user about something that does not stop the command: a line on standard error, and one in the log."""
+    get_logger(__name__).warning(message)
+    try:
+        os.write(2, f"vmpod: warning: {message}\n".encode("utf-8", "backslashreplace"))
+    except OSError:
+        return
 
 
 def one_id(parsed: Parsed) -> str:
@@ -53,7 +65,10 @@ def hand_over(context: Context, container_id: str) -> None:
             runtime = file.read().strip()
     except (FileNotFoundError, NotADirectoryError):
         return
-    os.execv(runtime, [runtime, *context.words])
+    try:
+        os.execv(runtime, [runtime, *context.words])
+    except OSError as error:
+        raise HostError.from_oserror(error, "run", runtime, hint=f"it has container {container_id}") from error
 
 
 def load(context: Context, container_id: str) -> records.ContainerRecord:
@@ -63,14 +78,14 @@ def load(context: Context, container_id: str) -> records.ContainerRecord:
 
 
 def connect(context: Context, record: records.ContainerRecord, timeout_s: float | None = CALL_TIMEOUT_S) -> Client:
-    """Connect to the sandbox process of a container. Raises NotFound or Unavailable when it is gone."""
-    from oci_runtime.control.client import Client
+    """Connect to the sandbox process of a container. Raises Absent or ConnectionLost when it is gone."""
+    from oci_runtime.control.client import Absent, Client
 
     directory = context.layout.sandbox(record.sandbox_id)
     try:
         return Client.connect(directory, timeout_s)
-    except NotFound as error:
-        raise NotFound(f"sandbox {record.sandbox_id} of container {record.id} does not exist any more") from error
+    except Absent as error:
+        raise Absent(f"sandbox {record.sandbox_id} of container {record.id} does not exist any more") from error
 
 
 def call(context: Context, container_id: str, op: str, **arguments: Any) -> dict[str, Any]:

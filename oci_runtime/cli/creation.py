@@ -6,6 +6,7 @@ guest boots, sources, the guest's container, stream to the proxy, pid file.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from oci_runtime.annotations.route import MEMBER, SANDBOX, SINGLE, host_network_refusal, identify, route
@@ -22,7 +23,7 @@ from oci_runtime.config.load import load_config
 from oci_runtime.config.override import apply_annotations
 from oci_runtime.config.show import to_json
 from oci_runtime.control.client import Client
-from oci_runtime.control.frames import ConnectionLost
+from oci_runtime.control.frames import ConnectionLost, Silent
 from oci_runtime.errors import InvalidInput, OciRuntimeError, Unsupported, WrongState
 from oci_runtime.host import namespaces
 from oci_runtime.host.files import write_atomic
@@ -86,28 +87,28 @@ class Creation:
 
     def run(self) -> Proxy:
         """Perform all steps and return the proxy. Raises the first failure, with nothing left behind."""
-        try:
-            self._prepare()
-            self._record()
-            self._start_proxy()
-            self._join_cgroup()
-            try:
-                self._reach_sandbox()
-                self.proxy.wait_entered()
-                self._run_hooks()
-                try:
-                    self._create_in_guest()
-                except (ConnectionLost, WrongState) as error:
-                    self._reach_next_sandbox(error)
-                    self._create_in_guest()
-            except ConnectionLost as error:
-                raise boot.explain_death(self.layout.sandbox(self.route.sandbox_id), error) from error
-            self._finish()
-        except BaseException:
-            self.undo.run()
-            raise
-        self.undo.keep()
+        self.undo.guard(self._perform)
         return self.proxy
+
+    def _perform(self) -> None:
+        self._prepare()
+        self._record()
+        self._start_proxy()
+        self._join_cgroup()
+        try:
+            self._reach_sandbox()
+            self.proxy.wait_entered()
+            self._run_hooks()
+            try:
+                self._create_in_guest()
+            except Silent:
+                raise
+            except (ConnectionLost, WrongState) as error:
+                self._reach_next_sandbox(error)
+                self._create_in_guest()
+        except ConnectionLost as error:
+            raise boot.explain_loss(self.layout.sandbox(self.route.sandbox_id), error) from error
+        self._finish()
 
     # Before anything is touched
 
@@ -295,9 +296,13 @@ class Creation:
 
     def _leave_sandbox(self) -> None:
         """Take the container out of the sandbox again, and end the sandbox unless others are in it."""
-        from oci_runtime.cli.cleanup import leave_sandbox
+        from oci_runtime.cli.cleanup import ask_to_leave, end_sandbox
 
-        leave_sandbox(self.layout, self.route.sandbox_id, self.options.id, force=True, timeout_s=boot.UNDO_TIMEOUT_S)
+        sandbox_id, timeout_s = self.route.sandbox_id, boot.UNDO_TIMEOUT_S
+        at_end = ask_to_leave(self.layout, sandbox_id, self.options.id, force=True, timeout_s=timeout_s)
+        self.proxy.abandon()  # it may have the stream already, which keeps the sandbox process
+        if at_end:
+            end_sandbox(self.layout, sandbox_id, kill=True)
 
     def _run_hooks(self) -> None:
         hooks = self.hooks
@@ -387,8 +392,19 @@ class Creation:
         )
 
     def _finish(self) -> None:
-        """The pid file comes last: engines take it for the end of the creation."""
-        records.update(self.layout, self.options.id, creator=0, creator_start=0)
-        if self.options.pid_file:
-            write_atomic(self.options.pid_file, str(self.proxy.pid).encode(), 0o644, sync=False)
+        """The pid file comes last: engines take it for the end of the creation.
+
+        From the answer on the record is the sandbox process's; one that it could not write would call this container
+        dead as soon as this command ends.
+        """
+        if records.load(self.layout, self.options.id).status == records.CREATING:
+            raise OciRuntimeError(f"the sandbox process could not record container {self.options.id}, see vmpod logs")
         self.sandbox.client.close()
+        if self.options.pid_file:
+            self.undo.push(_remove_file, self.options.pid_file)
+            write_atomic(self.options.pid_file, str(self.proxy.pid).encode(), 0o644, sync=False)
+
+
+def _remove_file(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

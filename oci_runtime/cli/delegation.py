@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 
-from oci_runtime.errors import HostError, InvalidInput
+from oci_runtime.errors import HostError, InvalidInput, Unavailable
 from oci_runtime.host.files import write_atomic
+from oci_runtime.log import get_logger
 from oci_runtime.state.layout import DELEGATED, make_private_directory
 
 TYPE_CHECKING = False
@@ -20,6 +21,18 @@ if TYPE_CHECKING:
 
     from oci_runtime.cli.context import Context
     from oci_runtime.state.layout import Layout
+
+log = get_logger(__name__)
+# runc gives a container ten seconds to end before its own `delete --force` fails.
+_CALL_S = 60.0
+
+
+def delegated_ids(layout: Layout) -> list[str]:
+    """Return the ids of all containers that were handed to a namespace runtime, sorted."""
+    try:
+        return sorted(name for name in os.listdir(os.path.join(layout.root, DELEGATED)) if name[:1] != ".")
+    except FileNotFoundError:
+        return []
 
 
 def delegated_runtime(layout: Layout, container_id: str) -> str:
@@ -72,12 +85,49 @@ def forget(layout: Layout, container_ids: Sequence[str]) -> None:
             os.unlink(layout.delegated(name))
 
 
-def delete_delegated(context: Context, container_ids: Sequence[str]) -> int:
-    """Let the namespace runtime delete its containers; forget them when that worked. Return the runtime's exit code."""
+def delete_delegated(context: Context, container_id: str, *, force: bool) -> int:
+    """Let the namespace runtime delete its container; forget it when it is gone. Return the runtime's exit code.
+
+    With force a runtime that is not there any more, or does not know the container, is no error.
+    """
+    words = ["delete", *(["--force"] if force else []), container_id]
+    code = _call(context, container_id, words, quiet=False)
+    if code == 0 or not _is_known(context, container_id):
+        forget(context.layout, [container_id])
+        return 0 if force else code
+    return code
+
+
+def forget_if_gone(context: Context, container_id: str) -> bool:
+    """Forget a container that its namespace runtime does not know any more; True when it was one."""
+    if _is_known(context, container_id):
+        return False
+    forget(context.layout, [container_id])
+    return True
+
+
+def _is_known(context: Context, container_id: str) -> bool:
+    return _call(context, container_id, ["state", container_id], quiet=True) == 0
+
+
+def _call(context: Context, container_id: str, words: Sequence[str], *, quiet: bool) -> int:
+    """Run a verb of the namespace runtime with the global options of this command; 127 when it is not there."""
     import subprocess
 
-    runtime = next(filter(None, (delegated_runtime(context.layout, name) for name in container_ids)))
-    code = subprocess.run([runtime, *context.words], check=False, close_fds=False).returncode
-    if code == 0:
-        forget(context.layout, container_ids)
-    return code if code >= 0 else 128 - code
+    runtime = delegated_runtime(context.layout, container_id)
+    output = subprocess.DEVNULL if quiet else None
+    try:
+        done = subprocess.run(
+            [runtime, *context.global_words, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            timeout=_CALL_S,
+            check=False,
+        )
+    except OSError as error:
+        log.warning(f"namespace runtime {runtime or 'of ' + container_id}: {error.strerror}")
+        return 127
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable(f"namespace runtime {runtime} does not end within {_CALL_S:g} s") from error
+    return done.returncode if done.returncode >= 0 else 128 - done.returncode

@@ -28,20 +28,21 @@ def run(context: Context, parsed: Parsed) -> int:
     """Delete each container; all are tried, the first error is reported."""
     if not parsed.rest:
         raise UsageError("requires a container id")
-    ids = [validate_id(word) for word in parsed.rest]
-    if any(os.path.exists(context.layout.delegated(container_id)) for container_id in ids):
-        from oci_runtime.cli.delegation import delete_delegated
-
-        return delete_delegated(context, ids)
     errors = []
-    for container_id in ids:
+    code = 0
+    for container_id in [validate_id(word) for word in parsed.rest]:
         try:
-            delete_container(context, container_id, force=parsed.has("force"))
+            if os.path.exists(context.layout.delegated(container_id)):
+                from oci_runtime.cli.delegation import delete_delegated
+
+                code = delete_delegated(context, container_id, force=parsed.has("force")) or code
+            else:
+                delete_container(context, container_id, force=parsed.has("force"))
         except OciRuntimeError as error:
             errors.append(error)
     if errors:
         raise errors[0]
-    return 0
+    return code
 
 
 def delete_container(context: Context, container_id: str, *, force: bool) -> None:
@@ -51,8 +52,11 @@ def delete_container(context: Context, container_id: str, *, force: bool) -> Non
     except (NotFound, InvalidInput):
         if not force:
             raise
-        # Perhaps a create that was killed before its first record, or a damaged record: nothing more is known.
-        _remove_unrecorded(context, container_id)
+        if os.path.isdir(context.layout.container(container_id)):
+            # Perhaps a create that was killed before its first record, or a damaged record.
+            from oci_runtime.cli.salvage import remove_unrecorded
+
+            remove_unrecorded(context.layout, container_id, _stop_timeout_s(context))
         return
     status = record.actual_status()
     if status == CREATING and force:
@@ -69,25 +73,19 @@ def delete_container(context: Context, container_id: str, *, force: bool) -> Non
     _delete_recorded(context, record, force=force or status == CREATED)
 
 
-def _remove_unrecorded(context: Context, container_id: str) -> None:
-    if os.path.isdir(context.layout.container(container_id)):
-        from oci_runtime.cli.cleanup import remove_container
-
-        remove_container(context.layout, container_id)
-
-
 def _delete_recorded(context: Context, record: ContainerRecord, *, force: bool) -> None:
-    from oci_runtime.cli.cleanup import end_proxy, leave_sandbox, remove_container
+    """Undo everything of a container. Its proxies end before the sandbox is waited for: that waits for them."""
+    from oci_runtime.cli.cleanup import ask_to_leave, end_proxies, end_sandbox, remove_container
 
-    timeout_s = lookup.CALL_TIMEOUT_S
-    if force and record.status != STOPPED:
-        from oci_runtime.config.load import load_config
-
-        timeout_s = load_config(context.config).runtime.stop_timeout_s
-    leave_sandbox(context.layout, record.sandbox_id, record.id, force=force, timeout_s=timeout_s)
-    if record.pid and record.boot_id == boot_id():
-        end_proxy(record)
-    if record.cgroups and record.boot_id == boot_id():
+    layout = context.layout
+    timeout_s = _stop_timeout_s(context) if force and record.status != STOPPED else lookup.CALL_TIMEOUT_S
+    at_end = ask_to_leave(layout, record.sandbox_id, record.id, force=force, timeout_s=timeout_s)
+    is_of_this_boot = record.boot_id == boot_id()
+    if is_of_this_boot:
+        end_proxies(layout, record)
+    if at_end:
+        end_sandbox(layout, record.sandbox_id, kill=force)
+    if record.cgroups and is_of_this_boot:
         from oci_runtime.cli.host_cgroup import remove_all
 
         remove_all(record.cgroups)
@@ -95,4 +93,15 @@ def _delete_recorded(context: Context, record: ContainerRecord, *, force: bool) 
         from oci_runtime.cli.hooks import run_tolerantly
 
         run_tolerantly("poststop", record.hooks["poststop"], record.oci_state(STOPPED), record.bundle)
-    remove_container(context.layout, record.id)
+    remove_container(layout, record.id)
+
+
+def _stop_timeout_s(context: Context) -> float:
+    """Of the configuration; a broken one must not keep anybody from cleaning up."""
+    from oci_runtime.config.load import load_config
+
+    try:
+        return load_config(context.config).runtime.stop_timeout_s
+    except OciRuntimeError as error:
+        lookup.warn(error.message)
+        return lookup.CALL_TIMEOUT_S

@@ -28,7 +28,7 @@ OPTIONS = (
     Option("no-new-privs", "", "set no_new_privs"),
     Option("process-label", "LABEL", "SELinux label"),
     Option("apparmor", "PROFILE", "AppArmor profile"),
-    Option("ignore-paused", "", "also in a paused container"),
+    Option("ignore-paused", "", "also in a paused container, where it begins at the resume"),
     Option("preserve-fds", "N", "accepted; descriptors cannot enter a virtual machine"),
     Option("cgroup", "PATH", "accepted; the process runs in the container's cgroup"),
     Option("no-subreaper", "", ""),
@@ -43,8 +43,9 @@ def run(context: Context, parsed: Parsed) -> int:
     record = lookup.load(context, validate_id(parsed.rest[0]))
     from oci_runtime.cli.execution import Execution, check_status, check_terminal, describe_process
 
-    check_status(record, ignore_paused=parsed.has("ignore-paused"))
-    execution = Execution(context, record, describe_process(context, record, parsed))
+    ignores_pause = parsed.has("ignore-paused")
+    check_status(record, ignore_paused=ignores_pause)
+    execution = Execution(context, record, describe_process(context, record, parsed), ignores_pause=ignores_pause)
     check_terminal(parsed, terminal=execution.terminal)
     if parsed.has("detach"):
         from oci_runtime.cli.stopping import stop_on_signals

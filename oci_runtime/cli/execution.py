@@ -9,8 +9,10 @@ from oci_runtime.bundle.decode import decode_process
 from oci_runtime.bundle.load import read_json_object
 from oci_runtime.cli import texts
 from oci_runtime.cli.options import UsageError, parse_int
-from oci_runtime.control.client import Client
-from oci_runtime.errors import InvalidInput, NotFound, WrongState
+from oci_runtime.cli.stopping import shield
+from oci_runtime.control.client import Absent, Client
+from oci_runtime.control.frames import ConnectionLost, Silent
+from oci_runtime.errors import InvalidInput, WrongState
 from oci_runtime.host.files import write_atomic
 from oci_runtime.host.processes import is_alive
 from oci_runtime.state.records import PAUSED, STOPPED
@@ -32,9 +34,15 @@ _NAMESPACES = ("network", "ipc", "uts", "pid")
 
 
 class Execution:
-    """One exec in progress. process: the OCI process object that the guest gets."""
+    """One exec in progress. process: the OCI process object that the guest gets.
 
-    def __init__(self, context: Context, record: ContainerRecord, process: dict[str, Any]) -> None:
+    ignores_pause: in a paused container it begins when that is resumed, however long that takes, as with runc.
+    """
+
+    def __init__(
+        self, context: Context, record: ContainerRecord, process: dict[str, Any], *, ignores_pause: bool = False
+    ) -> None:
+        self._ignores_pause = ignores_pause
         self.record = record
         self.process = process
         self.exec_id = os.urandom(8).hex()
@@ -51,14 +59,18 @@ class Execution:
 
         Raises NotFound with words about the program, and whatever the guest reports.
         """
+        timeout_s = None if self._ignores_pause else _EXEC_TIMEOUT_S
+        request = {"exec_id": self.exec_id, "process": self.process, "ignore_paused": self._ignores_pause}
         try:
-            client = Client.connect(self._directory, _EXEC_TIMEOUT_S)
-        except NotFound as error:
+            with Client.connect(self._directory, timeout_s) as client:
+                with Client.connect(self._directory, timeout_s) as stream:
+                    stream.begin_attach(self.record.id, self.exec_id)
+                    client.call("exec", id=self.record.id, stdin=True, **request)
+                    return stream.finish_attach()
+        except Silent:
+            raise
+        except (Absent, ConnectionLost) as error:
             raise WrongState(f"{texts.NOT_RUNNING}: {self.record.id}, its virtual machine is gone") from error
-        with client, Client.connect(self._directory, _EXEC_TIMEOUT_S) as stream:
-            stream.begin_attach(self.record.id, self.exec_id)
-            client.call("exec", id=self.record.id, exec_id=self.exec_id, process=self.process, stdin=True)
-            return stream.finish_attach()
 
     def start_detached(self, console_socket: str, pid_file: str) -> Proxy:
         """Start the process with a proxy of its own; the pid file comes last. After a failure nothing is left."""
@@ -77,6 +89,7 @@ class Execution:
             if pid_file:
                 write_atomic(pid_file, str(proxy.pid).encode(), 0o644, sync=False)
         except BaseException:
+            shield()
             proxy.abandon()
             raise
         return proxy

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 
+from oci_runtime.cli import context as lookup
 from oci_runtime.cli.cleanup import end_abandoned, remove_container, undo_leftovers
+from oci_runtime.cli.delegation import delegated_ids, forget_if_gone
 from oci_runtime.cli.options import UsageError
 from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError
 from oci_runtime.host.processes import boot_id
 from oci_runtime.state import records
 from oci_runtime.state.locks import try_lock
-from oci_runtime.state.sandboxes import sandbox_directories
+from oci_runtime.state.sandboxes import SandboxRecord, sandbox_directories
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ def run(context: Context, parsed: Parsed) -> int:
     if parsed.rest:
         raise UsageError(f"takes no arguments, not {parsed.rest[0]!r}")
     problems = []
+    for container_id in delegated_ids(context.layout):
+        problems += _collect(f"delegation of {container_id}", forget_if_gone, context, container_id)
     for directory in sandbox_directories(context.layout):
         problems += _collect(f"sandbox {os.path.basename(directory)}", _collect_sandbox, context.layout, directory)
     for container_id in records.list_ids(context.layout):
@@ -57,6 +61,10 @@ def _collect_sandbox(layout: Layout, directory: str) -> bool:
     if lock is None:
         return end_abandoned(layout, directory)
     try:
+        try:
+            SandboxRecord.load(directory)
+        except InvalidInput as error:
+            lookup.warn(f"{error.message}: something it listed may be left")
         undo_leftovers(directory)
     finally:
         os.close(lock)

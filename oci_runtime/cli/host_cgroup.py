@@ -17,7 +17,7 @@ from oci_runtime.state.layout import short_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 log = get_logger(__name__)
@@ -59,13 +59,14 @@ class HostCgroup:
         for warning in warnings:
             log.debug(warning)
 
-    def make_machine(self, sandbox_id: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Make the cgroup that the machine joins; return its cgroup.procs files and the directories made for it alone.
+    def make_machine(self, sandbox_id: str, note: Callable[[dict[str, Any]], None]) -> tuple[str, ...]:
+        """Make the cgroup that the machine joins; return its cgroup.procs files.
 
         For a container that holds the machine it is the container's own; otherwise one beside it.
+        note: told of each directory as a resource (state/recovery.py) before any is made.
         """
         if self._holds_machine:
-            return self.group.machine_procs_files, ()
+            return self.group.machine_procs_files
         name = f"vmpod-{short_id(sandbox_id)}"
         if self._systemd:
             path = cgroup_systemd.parse_path(cgroup_systemd.machine_path(self._path, name), name).cgroup
@@ -73,14 +74,34 @@ class HostCgroup:
             path = cgroups.sibling_path(self._path, name)
         group = cgroups.plan_group(self._layout, path, name)
         leaves = tuple(leaf for leaf in group.leaves if leaf.counts_machine)
-        group, _warnings = cgroups.make_group(group.replace(leaves=leaves))
-        return group.procs_files, group.paths
+        group = group.replace(leaves=leaves)
+        # Undone from the newest to the oldest: the deepest directory must be the newest.
+        for parent in reversed(group.parents):
+            note({"kind": "cgroup-parent", "path": parent})
+        for leaf in leaves:
+            note({"kind": "cgroup", "path": leaf.directory})
+        group, _warnings = cgroups.make_group(group)
+        return group.procs_files
 
 
 def remove_all(paths: Sequence[str]) -> None:
     """Remove the directories that a record lists; what is still in use is logged and left."""
     for problem in cgroups.remove(paths):
         log.warning(problem)
+
+
+def find_cgroups(pids: Sequence[int], container_id: str) -> list[str]:
+    """The cgroups of processes that are named after a container: without its record nothing else shows that."""
+    found: dict[str, None] = {}
+    for pid in pids:
+        try:
+            layout = cgroups.read_layout(own=f"/proc/{pid}/cgroup")
+        except HostError:
+            continue  # it has just ended
+        for hierarchy in layout.hierarchies:
+            if container_id in os.path.basename(hierarchy.own):
+                found[os.path.join(hierarchy.mount, hierarchy.own.strip("/"))] = None
+    return list(found)
 
 
 def mirror_limits(paths: Sequence[str], resources: dict[str, Any]) -> None:

@@ -7,15 +7,15 @@ from oci_runtime.cli import context as lookup
 from oci_runtime.cli import texts
 from oci_runtime.cli.options import Option, UsageError
 from oci_runtime.cli.signals import parse_signal
-from oci_runtime.errors import NotFound, Unavailable, WrongState
+from oci_runtime.control.client import Absent
+from oci_runtime.control.frames import ConnectionLost, Silent
+from oci_runtime.errors import WrongState
 from oci_runtime.state.records import CREATING, STOPPED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_runtime.cli.context import Context
     from oci_runtime.cli.options import Parsed
-    from oci_runtime.control.client import Client
-    from oci_runtime.state.records import ContainerRecord
 
 SUMMARY = "send a signal (default: TERM) to the first process of a container"
 USAGE = "[--all] ID [SIGNAL]"
@@ -33,17 +33,15 @@ def run(context: Context, parsed: Parsed) -> int:
     try:
         if record.actual_status() in (STOPPED, CREATING):
             raise WrongState(f"{texts.NOT_RUNNING}: {container_id}")
-        with _connect(context, record) as client:
-            client.call("kill", id=container_id, signal=number, all=everything)
+        try:
+            with lookup.connect(context, record) as client:
+                client.call("kill", id=container_id, signal=number, all=everything)
+        except Silent:
+            raise
+        except (Absent, ConnectionLost) as error:
+            # A pod that is gone although the proxy still stands: the container is just ending.
+            raise WrongState(f"{texts.NOT_RUNNING}: {container_id}, its virtual machine is gone") from error
     except WrongState:
         if not everything:
             raise
     return 0
-
-
-def _connect(context: Context, record: ContainerRecord) -> Client:
-    """Connect; a pod that is gone although the proxy still stands means that the container is just ending."""
-    try:
-        return lookup.connect(context, record)
-    except (NotFound, Unavailable) as error:
-        raise WrongState(f"{texts.NOT_RUNNING}: {record.id}, its virtual machine is gone") from error

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from oci_runtime import json_text
+from oci_runtime.cli import context as lookup
 from oci_runtime.cli.options import Option, UsageError
 from oci_runtime.errors import OciRuntimeError
-from oci_runtime.log import get_logger
 from oci_runtime.state import records
 
 TYPE_CHECKING = False
@@ -50,7 +50,7 @@ def _states(context: Context) -> list[dict[str, Any]]:
         try:
             states.append(records.load(context.layout, container_id).oci_state())
         except OciRuntimeError as error:
-            get_logger(__name__).warning(error.message)
+            lookup.warn(error.message)
     return states
 
 

@@ -41,7 +41,8 @@ def run(context: Context, parsed: Parsed) -> int:
     if form == "json":
         from oci_runtime.cli.proxies import find_proxies
 
-        print(json.dumps(find_proxies(context.layout, record.id), separators=(",", ":")))
+        pids = [pid for pid, _ in find_proxies(context.layout, record.id)]
+        print(json.dumps(pids, separators=(",", ":")))
         return 0
     with lookup.connect(context, record) as client:
         rows = client.call("ps", id=record.id).get("processes") or []

@@ -60,9 +60,11 @@ def _run_here(context: Context, container_id: str, proxy: Proxy, *, terminal: bo
 def _delete(context: Context, container_id: str) -> None:
     """Forget the container; what stands in the way must not hide the exit code or the first error."""
     from oci_runtime.cli.delete import delete_container
+    from oci_runtime.cli.stopping import shield
     from oci_runtime.errors import OciRuntimeError
     from oci_runtime.log import get_logger
 
+    shield()
     try:
         delete_container(context, container_id, force=True)
     except OciRuntimeError as error:

@@ -20,15 +20,43 @@ class Stopped(OciRuntimeError):
 
 
 def stop_on_signals() -> None:
-    """Raise Stopped at the first of these signals; later ones are ignored: undoing must come to its end."""
+    """Raise Stopped at the first of these signals; later ones have no effect: undoing must come to its end."""
     owner = os.getpid()
 
     def stop(number: int, _frame: object) -> None:
         if os.getpid() != owner:
             os._exit(128 + number)
-        for other in _SIGNALS:
-            _signal.signal(other, _signal.SIG_IGN)
+        _replace_handlers()
         raise Stopped(f"stopped by {_SIGNALS.get(number, number)}")
 
     for number in _SIGNALS:
         _signal.signal(number, stop)
+
+
+def shield() -> None:
+    """From here on these signals have no effect: the command is undoing what it did, and ends by itself.
+    One that arrives in this very moment is swallowed as well: the command is failing already.
+    """
+    try:
+        _replace_handlers()
+    except Stopped:
+        return  # its handler has done the same
+
+
+def _replace_handlers() -> None:
+    for number in _SIGNALS:
+        _signal.signal(number, _do_nothing)
+
+
+def _do_nothing(_number: int, _frame: object) -> None:
+    """A handler, because an ignored signal would stay ignored in the hooks that an undo runs."""
+
+
+class Deferred:
+    """While the context lasts, these signals wait; they act at its end. For an act and the note of how to undo it."""
+
+    def __enter__(self) -> None:
+        self._before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _SIGNALS)
+
+    def __exit__(self, *_: object) -> None:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)

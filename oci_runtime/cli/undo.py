@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from oci_runtime.cli.stopping import shield
 from oci_runtime.log import get_logger
 
 TYPE_CHECKING = False
@@ -22,8 +23,25 @@ class UndoStack:
         """Register an undo, right after the act."""
         self._steps.append((step, arguments))
 
+    def guard(self, work: Callable[[], None]) -> None:
+        """Do some work that registers its undos here: keep all of it, or nothing of it. Raises what the work raises."""
+        try:
+            try:
+                work()
+                self.keep()
+            except BaseException:
+                self.run()
+                raise
+        except BaseException:
+            self.run()  # a signal that came between a failure and its undo; else nothing is left to do
+            raise
+
     def run(self) -> None:
-        """Take everything back. Failures are logged: the first cause is what the caller reports."""
+        """Take everything back; signals do not interrupt it, each step has a deadline of its own.
+
+        Failures are logged: the first cause is what the caller reports.
+        """
+        shield()
         while self._steps:
             step, arguments = self._steps.pop()
             try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from oci_runtime.cli import context as lookup
 from oci_runtime.cli.options import Option, UsageError, parse_int
 from oci_runtime.errors import Unsupported
@@ -63,7 +61,7 @@ def run(context: Context, parsed: Parsed) -> int:
     container_id = lookup.one_id(parsed)
     resources = read_resources(parsed)
     for warning in lookup.call(context, container_id, "update", resources=resources).get("warnings") or ():
-        print(f"vmpod: warning: {warning}", file=sys.stderr)
+        lookup.warn(str(warning))
     record = lookup.load(context, container_id)
     if record.cgroups and record.sandbox_id != record.id:
         from oci_runtime.cli.host_cgroup import mirror_limits

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import _socket
 import os
+import struct
 
-from oci_runtime.control.frames import ConnectionLost, receive_frame, send_frame
+from oci_runtime.control.frames import ConnectionLost, Silent, receive_frame, send_frame
 from oci_runtime.errors import InvalidInput, NotFound, from_wire
 
 TYPE_CHECKING = False
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 SOCKET_NAME = "control.sock"
 # struct sockaddr_un has 108 bytes for the path, one of them for the terminating NUL.
 _MAX_SOCKET_PATH_BYTES = 107
+
+
+class Absent(NotFound):
+    """There is no control socket: the sandbox is gone, or not there yet."""
 
 
 class SocketDirectory:
@@ -64,6 +69,12 @@ def listen(directory: str, name: str = SOCKET_NAME, backlog: int = 128) -> _sock
         return sock
 
 
+def _timeval(seconds: float) -> bytes:
+    """struct timeval; zero would mean to wait for ever."""
+    whole, rest = divmod(max(1, int(seconds * 1e6)), 1_000_000)
+    return struct.pack("@ll", whole, rest)
+
+
 class Client:
     """One connection to a sandbox process. Each call sends one request and reads its answer."""
 
@@ -74,17 +85,23 @@ class Client:
     def connect(cls, directory: str, timeout_s: float | None = None) -> Client:
         """Connect to the control socket in a sandbox directory.
 
-        timeout_s bounds each later send and receive; None waits for ever.
-        Raises NotFound when there is no socket, ConnectionLost when nobody listens on it.
+        timeout_s bounds this and each later send and receive; None waits for ever.
+        Raises Absent when there is no socket, ConnectionLost when nobody listens on it, Silent when nobody accepts.
         """
         sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
         try:
             with SocketDirectory(directory) as short:
-                sock.settimeout(timeout_s)
+                if timeout_s is not None:
+                    # A socket that does not block is refused at once when many commands wait already.
+                    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, _timeval(timeout_s))
                 sock.connect(short.path())
+                sock.settimeout(timeout_s)
         except FileNotFoundError as error:
             sock.close()
-            raise NotFound(f"control socket in {directory} does not exist") from error
+            raise Absent(f"control socket in {directory} does not exist") from error
+        except BlockingIOError as error:
+            sock.close()
+            raise Silent(f"the sandbox process took no connection within {timeout_s:g} s") from error
         except OSError as error:
             sock.close()
             raise ConnectionLost(f"control socket in {directory}: {error.strerror or error}") from error

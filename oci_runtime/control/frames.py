@@ -28,6 +28,10 @@ class ConnectionLost(Unavailable):
     """The connection broke or fell silent: there was no answer, as opposed to one that reports an error."""
 
 
+class Silent(ConnectionLost):
+    """The sandbox process lives, but did not answer in time."""
+
+
 def encode_frame(message: dict[str, Any]) -> bytes:
     """Return the frame of a JSON object. Raises InvalidInput when it exceeds MAX_FRAME_BYTES."""
     body = json_text.dumps(message).encode()
@@ -97,12 +101,14 @@ def unpack_fds(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
 
 
 def send_frame(sock: _socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
-    """Send one frame, its descriptors on the first byte. Raises ConnectionLost when the peer is gone."""
+    """Send one frame, its descriptors on the first byte. Raises ConnectionLost when the peer is gone, Silent."""
     frame = encode_frame(message)
     try:
         sent = sock.sendmsg([frame], pack_fds(fds), _socket.MSG_NOSIGNAL)
         if sent < len(frame):
             sock.sendall(frame[sent:], _socket.MSG_NOSIGNAL)
+    except TimeoutError as error:
+        raise Silent(f"the sandbox process took no request within {sock.gettimeout():g} s") from error
     except OSError as error:
         raise ConnectionLost(f"control socket: cannot send: {error.strerror or error}") from error
 
@@ -110,7 +116,7 @@ def send_frame(sock: _socket.socket, message: dict[str, Any], fds: Sequence[int]
 def receive_frame(sock: _socket.socket) -> tuple[dict[str, Any], list[int]]:
     """Receive exactly one frame and not a byte more; return the message and its descriptors (close-on-exec).
 
-    Raises ConnectionLost on end of stream, timeout or reset; InvalidInput for a malformed frame; then no
+    Raises ConnectionLost on end of stream or reset, Silent on timeout; InvalidInput for a malformed frame; then no
     descriptor stays open.
     """
     fds: list[int] = []
@@ -131,7 +137,7 @@ def _receive_exactly(sock: _socket.socket, count: int, fds: list[int]) -> bytear
         try:
             chunk, ancillary, flags, _ = sock.recvmsg(min(count - len(data), 1 << 18), space, _socket.MSG_CMSG_CLOEXEC)
         except TimeoutError as error:
-            raise ConnectionLost("control socket: no answer in time") from error
+            raise Silent(f"the sandbox process did not answer within {sock.gettimeout():g} s") from error
         except OSError as error:
             raise ConnectionLost(f"control socket: connection lost: {error.strerror or error}") from error
         fds += unpack_fds(ancillary)

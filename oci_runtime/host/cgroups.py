@@ -292,7 +292,7 @@ def _remove_one(path: str, end: float) -> str:
         except OSError as error:
             if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
                 return f"rmdir {path}: {error.strerror}"
-        if _has_children(path):
+        if has_children(path):
             return f"cgroup {path} has cgroups of somebody else in it"
         if time.monotonic() >= end:
             return f"cgroup {path} still has processes: {' '.join(_pids(path)) or 'that cannot be seen'}"
@@ -300,12 +300,22 @@ def _remove_one(path: str, end: float) -> str:
         pause = min(pause * 2, _LONGEST_PAUSE_S)
 
 
-def _has_children(path: str) -> bool:
+def has_children(path: str) -> bool:
+    """True when there are cgroups below a cgroup; False when it is gone."""
     try:
         with os.scandir(path) as entries:
             return any(entry.is_dir(follow_symlinks=False) for entry in entries)
     except OSError:
         return False
+
+
+def kill(path: str) -> None:
+    """SIGKILL the processes of one cgroup, not those of the cgroups below it. One that is gone has none."""
+    for pid in _read_if_any(os.path.join(path, "cgroup.procs")).split():
+        try:
+            os.kill(int(pid), 9)
+        except ProcessLookupError:
+            continue
 
 
 def _pids(path: str) -> list[str]:

@@ -13,9 +13,10 @@ _HINTS = {errno.ENOSPC: "the file system is full", errno.EDQUOT: "the disk quota
 def write_atomic(path: str, data: bytes, mode: int = 0o600, *, sync: bool = True) -> None:
     """Replace the file at `path`: temporary file in the same directory, fsync, rename.
 
-    Raises HostError naming the call; the previous file is then untouched and no temporary file is left.
+    Nobody can foresee the temporary file's name, so nobody can be in its place. Raises HostError naming the call; the
+    previous file is then untouched and no temporary file is left.
     """
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)[:200]}.{os.getpid()}")
+    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)[:200]}.{os.urandom(8).hex()}")
     call = "open"
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)

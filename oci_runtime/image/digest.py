@@ -8,7 +8,8 @@ import json
 import os
 from collections.abc import Iterable
 
-from oci_runtime.errors import InvalidInput
+from oci_runtime.errors import HostError, InvalidInput
+from oci_runtime.host.files import write_atomic
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
@@ -34,11 +35,5 @@ def check_assets(directory: str, manifest: dict[str, object], assets: Iterable[s
 
 def write_stamp(path: str, facts: object) -> None:
     """Write the stamp atomically. A store that cannot be written to is no error: it costs a hash per boot."""
-    temporary = f"{path}.{os.getpid()}"
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(facts, file)
-        os.rename(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+    with contextlib.suppress(HostError):
+        write_atomic(path, json.dumps(facts).encode(), 0o644, sync=False)

@@ -18,6 +18,7 @@ from oci_runtime.errors import HostError, OciRuntimeError, Unavailable
 from oci_runtime.host import syscalls
 from oci_runtime.host.processes import start_time
 from oci_runtime.proxy.main import GO, MAX_TITLE_BYTES, READY
+from oci_runtime.state.layout import PROXY_MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 else:
     import _signal
 
-# The environment of a process stays readable for root; nothing else ties an exec's proxy to its container.
-MARK = "VMPOD_PROXY"
 _ENTERED = b"n"
 _FAILED = b"e"
 _MAX_REPORT_BYTES = 4096
@@ -177,7 +176,7 @@ def _run_child(plan: ProxyPlan, sync: int) -> NoReturn:
         os.write(sync, _ENTERED)
         package_root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         arguments = [sys.executable, "-I", "-S", "-c", _CODE, package_root, str(sync), "01"[plan.watches_window]]
-        os.execve(sys.executable, [*arguments, *_shorten(plan.command)], {MARK: plan.mark} if plan.mark else {})
+        os.execve(sys.executable, [*arguments, *_shorten(plan.command)], {PROXY_MARK: plan.mark} if plan.mark else {})
     except BaseException as error:  # noqa: BLE001  # whatever it is, the other side must hear of it
         text = error.message if isinstance(error, OciRuntimeError) else f"proxy: {error}"
         os.write(sync, _FAILED + text.encode("utf-8", "replace")[: _MAX_REPORT_BYTES - 1])

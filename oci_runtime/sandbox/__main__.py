@@ -7,15 +7,18 @@ Other pairs of arguments are for readers of `ps`.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import sys
 import time
 
-from oci_runtime.errors import HostError, OciRuntimeError
+from oci_runtime.errors import HostError, OciRuntimeError, to_wire
+from oci_runtime.host.files import write_atomic
 from oci_runtime.log import Sink, configure, get_logger
 from oci_runtime.sandbox.launch import BootRequest, Launched, launch
-from oci_runtime.state.layout import SANDBOX_LOG
+from oci_runtime.state.layout import ERROR_FILE, SANDBOX_LOG
 
 _MAX_BOOT_BYTES = 16 << 20
 
@@ -33,11 +36,15 @@ def main() -> int:
         launched = launch(request, began_ns)
     except OciRuntimeError as error:
         log.error("cannot launch the virtual machine", reason=error.message, detail=error.detail)
-        from oci_runtime.sandbox.server import write_error_file
-
-        write_error_file(request.directory, error)
+        _write_error_file(request.directory, error)
         return 1
     return _run(launched, fds["listen"])
+
+
+def _write_error_file(directory: str, error: OciRuntimeError) -> None:
+    """Leave the reason where the creating command looks for it; it finds the log where this fails."""
+    with contextlib.suppress(HostError):
+        write_atomic(os.path.join(directory, ERROR_FILE), json.dumps(to_wire(error)).encode())
 
 
 def _run(launched: Launched, listen_fd: int) -> int:

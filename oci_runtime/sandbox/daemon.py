@@ -51,10 +51,15 @@ class StateRecorder:
         self._layout = layout
 
     def changed(self, container: Container) -> None:
-        """Update `state.json`; a container whose record is gone was deleted, and a full disk must not end the pod."""
+        """Update `state.json`; a container whose record is gone was deleted, and a full disk must not end the pod.
+
+        Nobody else writes it once a container is created, so that no change is lost.
+        """
         changes: dict[str, object] = {"status": container.status.value}
-        if container.status is Status.CREATED and container.pid:
-            changes |= {"pid": container.pid, "pid_start": start_time(container.pid)}
+        if container.status is Status.CREATED:
+            changes |= {"creator": 0, "creator_start": 0}
+            if container.pid:
+                changes |= {"pid": container.pid, "pid_start": start_time(container.pid)}
         if container.status is Status.STOPPED:
             changes["exit_code"] = container.init.exit_code
         try:

@@ -111,6 +111,10 @@ class Container:
     status: Status = Status.CREATING
     processes: dict[str, Process] = field(default_factory=dict)
     oom_killed: bool = False
+    unpaused: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.unpaused.set()
 
     @property
     def init(self) -> Process:
@@ -122,6 +126,10 @@ class Container:
         if status not in MOVES[self.status]:
             raise WrongState(f"container {self.id} is {self.status.value}, cannot become {status.value}")
         self.status = status
+        if status is Status.PAUSED:
+            self.unpaused.clear()
+        else:
+            self.unpaused.set()
 
     def require(self, *allowed: Status) -> None:
         """WrongState unless the container is in one of `allowed`. The words for a stopped one are runc's contract."""

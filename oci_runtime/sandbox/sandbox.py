@@ -196,9 +196,16 @@ class Sandbox:
 
     # Processes
 
-    async def exec(self, container_id: str, exec_id: str, process: dict[str, Any], *, stdin: bool) -> int:
-        """Run another process in a created or running container; return its pid in the guest."""
+    async def exec(
+        self, container_id: str, exec_id: str, process: dict[str, Any], *, stdin: bool, ignore_paused: bool = False
+    ) -> int:
+        """Run another process in a created or running container; return its pid in the guest.
+
+        ignore_paused: in a paused one, wait until it is resumed or has ended.
+        """
         container = self._container(container_id)
+        if ignore_paused:
+            await container.unpaused.wait()
         container.require(Status.CREATED, Status.RUNNING)
         if not exec_id or exec_id in container.processes:
             raise AlreadyExists(f"exec {exec_id!r} already exists in container {container_id}")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from oci_runtime.errors import HostError, InvalidInput, OciRuntimeError
+from oci_runtime.errors import InvalidInput, OciRuntimeError, to_wire
 from oci_runtime.log import get_logger
 from oci_runtime.sandbox import stats as stats_form
 from oci_runtime.sandbox.connection import Connection
@@ -71,6 +70,7 @@ class ControlServer:
 
     async def finish(self, deadline_s: float) -> None:
         """Let requests have their answers, and streams send their exits however slowly the engine reads; then close."""
+        self._listener.close()  # who connects from now on learns at once that nobody will answer
         for task in self._idle:
             task.cancel()  # its client asks for nothing, and may itself wait for our end
         requests = self._tasks - self._streams - self._idle
@@ -96,7 +96,7 @@ class ControlServer:
                     if self._sandbox.ended.done():
                         return
             except OciRuntimeError as error:
-                await connection.send(_error_answer(error))
+                await connection.send({"error": to_wire(error)})
             finally:
                 connection.close()
 
@@ -118,10 +118,10 @@ class ControlServer:
                 _close_all(fds)
             answer = await handler(request, fds)
         except OciRuntimeError as error:
-            await connection.send(_error_answer(error))
+            await connection.send({"error": to_wire(error)})
         except (KeyError, TypeError, ValueError) as error:
             log.exception("malformed request", op=request.get("op"))
-            await connection.send(_error_answer(InvalidInput(f"malformed control request: {error!r}")))
+            await connection.send({"error": to_wire(InvalidInput(f"malformed control request: {error!r}"))})
         else:
             await connection.answer(**answer)
 
@@ -188,7 +188,11 @@ class ControlServer:
 
     async def _exec(self, request: Request, _fds: list[int]) -> Answer:
         pid = await self._sandbox.exec(
-            request["id"], request["exec_id"], request["process"], stdin=bool(request.get("stdin", True))
+            request["id"],
+            request["exec_id"],
+            request["process"],
+            stdin=bool(request.get("stdin", True)),
+            ignore_paused=bool(request.get("ignore_paused")),
         )
         return {"pid": pid}
 
@@ -252,14 +256,3 @@ def _close_all(fds: list[int]) -> None:
         with contextlib.suppress(OSError):
             os.close(fd)
     fds.clear()
-
-
-def _error_answer(error: OciRuntimeError) -> dict[str, Any]:
-    kind = "Error" if isinstance(error, HostError) else error.kind
-    return {"error": {"kind": kind, "message": error.message, "detail": error.detail[-65536:]}}
-
-
-def write_error_file(directory: str, error: OciRuntimeError) -> None:
-    """Leave the reason of a failed boot where the creating command looks for it."""
-    with contextlib.suppress(OSError), open(os.path.join(directory, "error.json"), "w", encoding="utf-8") as file:
-        json.dump(_error_answer(error)["error"], file)

@@ -6,9 +6,13 @@ the guest's phases arrive on the guest's own clock and are moved onto the host's
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
+
+from oci_runtime.errors import HostError
+from oci_runtime.host.files import write_atomic
 
 FILE_NAME = "timeline.json"
 _MAX_PHASES = 512
@@ -51,10 +55,7 @@ class Timeline:
 
     def save(self, directory: str) -> None:
         """Write the phases to `directory`; a failure is not worth failing a pod for."""
-        path = os.path.join(directory, FILE_NAME)
-        try:
-            with open(path + ".tmp", "w", encoding="utf-8") as file:
-                json.dump({"phases": self.as_dicts()}, file)
-            os.replace(path + ".tmp", path)
-        except OSError:
-            return
+        with contextlib.suppress(HostError):
+            write_atomic(
+                os.path.join(directory, FILE_NAME), json.dumps({"phases": self.as_dicts()}).encode(), sync=False
+            )

@@ -109,16 +109,16 @@ def _end(layout: Layout, sandbox_id: str, container_id: str, *, known: bool) -> 
 
 def _ask(directory: str, container_id: str) -> bool:
     """Have the sandbox process delete the container; False when nobody answers, because it is about to end."""
-    from oci_runtime.control.client import Client
+    from oci_runtime.control.client import Absent, Client
     from oci_runtime.errors import Unavailable
 
     try:
         with Client.connect(directory, _CALL_S) as client:
             client.call("delete", id=container_id, force=True)
-    except Unavailable:
+    except (Unavailable, Absent):
         return False
-    except NotFound as error:
-        return "socket" not in error.message
+    except NotFound:
+        return True
     return True
 
 

@@ -75,21 +75,20 @@ def _make_cgroup(
 ) -> tuple[str, ...]:
     """Make the machine's cgroup; return its cgroup.procs files. On record before it is made."""
     group = plan_cgroup(str(linux.get("cgroupsPath") or ""), pod.container_id, holds_machine=pod.holds_machine)
-    if not pod.holds_machine:
-        procs, pod.cgroup_paths = group.make_machine(handover.sandbox_id)
-        _note(record, pod.cgroup_paths)
-        return procs
-    pod.cgroup_paths = group.group.paths
-    # Whoever cleans up after this process kills what is in these; a parent may hold somebody else's.
-    _note(record, tuple(leaf.directory for leaf in group.group.leaves if not leaf.is_root))
-    group.make(pod.holder.pid, linux.get("resources") or {})
-    return group.make_machine(handover.sandbox_id)[0]
 
+    def note(resource: dict[str, Any]) -> None:
+        pod.cgroup_paths = (str(resource["path"]), *pod.cgroup_paths)
+        if record is not None:
+            record.add(resource)
 
-def _note(record: SandboxRecord | None, paths: tuple[str, ...]) -> None:
-    if record is not None:
-        for path in paths:
-            record.add({"kind": "cgroup", "path": path})
+    if pod.holds_machine:
+        # Parents are noted by no more than their path: they may come to hold somebody else's.
+        pod.cgroup_paths = group.group.parents
+        for leaf in group.group.leaves:
+            if not leaf.is_root:
+                note({"kind": "cgroup", "path": leaf.directory})
+        group.make(pod.holder.pid, linux.get("resources") or {})
+    return group.make_machine(handover.sandbox_id, note)
 
 
 def plan_cgroup(cgroups_path: str, container_id: str, *, holds_machine: bool) -> HostCgroup:

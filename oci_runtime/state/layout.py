@@ -25,6 +25,8 @@ ERROR_FILE = "error.json"
 CONSOLE_LOG = "console.log"
 SANDBOX_LOG = "sandbox.log"
 TIMELINE_FILE = "timeline.json"
+# In the environment of each proxy, and first there. Nothing else ties an exec's proxy to its container.
+PROXY_MARK = "VMPOD_PROXY"
 
 
 def short_id(sandbox_id: str) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 CREATING, CREATED, RUNNING, PAUSED, STOPPED = "creating", "created", "running", "paused", "stopped"
 STATUSES = (CREATING, CREATED, RUNNING, PAUSED, STOPPED)
 MAX_RECORD_BYTES = 8 << 20
+_REMEDY = "remove the container with delete --force"
 
 _DEFAULTS: dict[str, Any] = {
     "ociVersion": "1.2.0",
@@ -67,11 +68,11 @@ class ContainerRecord:
     cgroups: list[str]
 
     def __init__(self, values: dict[str, Any]) -> None:
-        """values: keys of the file; missing ones take defaults. Raises InvalidInput for a value of a wrong type."""
+        """values: keys of the file; missing ones take defaults. Raises InvalidInput for a value that cannot be."""
         for key, default in _DEFAULTS.items():
             value = values.get(key, default)
-            if default is not None and type(value) is not type(default):
-                raise InvalidInput(f"record of container {values.get('id')}: {key} is {value!r}")
+            if not _is_valid(key, value, default):
+                raise InvalidInput(f"record of container {values.get('id')}: {key} is {value!r:.80}")
             if isinstance(value, (dict, list)):
                 value = value.copy()
             setattr(self, "oci_version" if key == "ociVersion" else key, value)
@@ -109,6 +110,25 @@ class ContainerRecord:
         return state
 
 
+def _is_valid(key: str, value: Any, default: Any) -> bool:
+    """Whether later verbs can work with a value: of the default's type, and so are the things in it."""
+    if default is None:
+        return value is None or type(value) is int
+    if type(value) is not type(default):
+        return False
+    if type(value) is int:
+        return 0 <= value < 1 << (32 if key in ("pid", "creator") else 64)
+    if key == "hooks":
+        lists = value.values()
+        return all(type(hooks) is list and all(_is_hook(hook) for hook in hooks) for hooks in lists)
+    parts = value.values() if type(value) is dict else value if type(value) is list else ()
+    return all(type(part) is str for part in parts)
+
+
+def _is_hook(hook: Any) -> bool:
+    return type(hook) is dict and type(hook.get("path")) is str
+
+
 def load(layout: Layout, container_id: str) -> ContainerRecord:
     """Read the record of a container. Raises NotFound, InvalidInput (damaged), HostError."""
     path = layout.state_file(container_id)
@@ -119,10 +139,13 @@ def load(layout: Layout, container_id: str) -> ContainerRecord:
     except OSError as error:
         raise HostError.from_oserror(error, "read", path) from error
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"record {path} is damaged: {error}, remove it with delete --force") from error
+        raise InvalidInput(f"record {path} is damaged: {error}, {_REMEDY}") from error
     if not isinstance(values, dict) or values.get("id") != container_id:
-        raise InvalidInput(f"record {path} is not one of container {container_id}")
-    return ContainerRecord(values)
+        raise InvalidInput(f"record {path} is damaged: it is not one of container {container_id}, {_REMEDY}")
+    try:
+        return ContainerRecord(values)
+    except InvalidInput as error:
+        raise InvalidInput(f"record {path} is damaged: {error.message}, {_REMEDY}") from error
 
 
 def save(layout: Layout, record: ContainerRecord) -> None:

@@ -10,9 +10,10 @@ import errno
 import os
 import time
 
-from oci_runtime.errors import HostError, OciRuntimeError
+from oci_runtime.errors import HostError, InvalidInput, OciRuntimeError
 from oci_runtime.host.files import remove_flat
 from oci_runtime.host.processes import end_process
+from oci_runtime.log import get_logger
 from oci_runtime.state.layout import LOCK_FILE
 from oci_runtime.state.sandboxes import SandboxRecord
 
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     Resource = dict[str, Any]
     Undoer = Callable[[Resource], None]
 
+log = get_logger(__name__)
 _PROCESS_END_S = 10.0
 _CGROUP_END_S = 10.0
+_CGROUP_PAUSE_S = 0.2
 
 
 def undo_process(resource: Resource) -> None:
@@ -66,34 +69,29 @@ def undo_netns(resource: Resource) -> None:
 
 
 def undo_cgroup(resource: Resource) -> None:
-    """{"path"}: a cgroup directory that we made; processes in it are killed, subgroups go first."""
+    """{"path"}: a cgroup that held the machine alone. Processes in it are killed; what others put below it is not ours.
+
+    Raises OciRuntimeError when it is still there in the end.
+    """
+    from oci_runtime.host import cgroups
+
     path = str(resource["path"])
     deadline = time.monotonic() + _CGROUP_END_S
-    while os.path.isdir(path):
-        for directory, _, _ in os.walk(path, topdown=False):
-            _kill_members(directory)
-            try:
-                os.rmdir(directory)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                if error.errno != errno.EBUSY or time.monotonic() > deadline:
-                    raise
-        if os.path.isdir(path):
-            time.sleep(0.01)
+    while True:
+        cgroups.kill(path)
+        problems = cgroups.remove([path], _CGROUP_PAUSE_S)
+        if not problems:
+            return
+        if time.monotonic() > deadline or cgroups.has_children(path):
+            raise OciRuntimeError(problems[0])
 
 
-def _kill_members(directory: str) -> None:
+def undo_cgroup_parent(resource: Resource) -> None:
+    """{"path"}: a directory above such a cgroup. Nothing in it is killed; it goes when nobody uses it."""
     try:
-        with open(os.path.join(directory, "cgroup.procs"), encoding="ascii") as file:
-            pids = [int(line) for line in file]
+        os.rmdir(str(resource["path"]))
     except OSError:
-        return
-    for pid in pids:
-        try:
-            os.kill(pid, 9)
-        except ProcessLookupError:
-            continue
+        return  # whoever uses it removes it
 
 
 UNDOERS: dict[str, Undoer] = {
@@ -102,27 +100,29 @@ UNDOERS: dict[str, Undoer] = {
     "file": undo_file,
     "netns": undo_netns,
     "cgroup": undo_cgroup,
+    "cgroup-parent": undo_cgroup_parent,
 }
 # After a reboot these are gone with the kernel that held them; paths may by now belong to somebody else.
-_GONE_WITH_BOOT = frozenset({"process", "mount", "netns", "cgroup", "network"})
+_GONE_WITH_BOOT = frozenset({"process", "mount", "netns", "cgroup", "cgroup-parent", "network"})
 
 
 def recover(directory: str, undoers: Mapping[str, Undoer]) -> list[str]:
     """Undo the resources of a dead sandbox and remove its directory; return the problems met, one line each.
 
-    The directory (with the lock file, last) is only removed when everything could be undone.
+    The directory (with the lock file, last) is only removed when everything could be undone. What a damaged record does
+    not tell is logged and no problem: nobody will ever know more. QEMU and virtiofsd died with the sandbox process.
     """
     problems: list[str] = []
     try:
         record = SandboxRecord.load(directory)
-    except OciRuntimeError as error:
+    except InvalidInput as error:
+        log.warning(error.message)
         record = None
-        problems.append(error.message)
     if record is not None:
         for resource in reversed(_all_resources(record)):
             problems += _undo(resource, undoers, of_this_boot=record.is_of_this_boot)
     _detach_share(directory, problems)
-    if problems and record is not None:
+    if problems:
         return problems
     try:
         remove_flat(directory, keep=LOCK_FILE)
@@ -152,8 +152,10 @@ def _undo(resource: Resource, undoers: Mapping[str, Undoer], *, of_this_boot: bo
         undoer(resource)
     except OciRuntimeError as error:
         return [error.message]
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except OSError as error:
         return [f"{kind} {resource}: {error}"]
+    except (KeyError, ValueError, TypeError) as error:
+        log.warning(f"cannot undo a malformed resource of kind {kind}: {resource}: {error!r}")
     return []
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from oci_runtime.state.layout import Layout
 
 _MAX_RECORD_BYTES = 8 << 20
+_TYPES = {"id": str, "boot_id": str, "pid": int, "pid_start": int, "created": str, "resources": list}
 
 
 class SandboxRecord:
@@ -48,8 +49,11 @@ class SandboxRecord:
             raise HostError.from_oserror(error, "read", path) from error
         except (ValueError, RecursionError) as error:
             raise InvalidInput(f"record {path} is damaged: {error}") from error
-        if not isinstance(values, dict) or not isinstance(values.get("resources", []), list):
-            raise InvalidInput(f"record {path} is not a sandbox record")
+        if not isinstance(values, dict):
+            raise InvalidInput(f"record {path} is damaged: it is not an object")
+        for key, kind in _TYPES.items():
+            if type(values.get(key, kind())) is not kind:
+                raise InvalidInput(f"record {path} is damaged: {key} is {values[key]!r:.80}")
         return cls(directory, values)
 
     @property

@@ -3,7 +3,7 @@
 Takes the arguments of the real one (`--boot-fd --lock-fd --listen-fd`). Annotations of a bundle inject failures:
 `fake.create` = `refuse` (answers with an error), `die` (exits without a word), `explain` (leaves error.json and exits),
 `hang` (never answers), `ending` (says once that the pod is at its end, and ends); `fake.boot_s` delays the first
-answer.
+answer; `fake.delete` = `hang` never answers a delete, `fake.kill` = `die` exits instead of answering a kill.
 """
 
 from __future__ import annotations
@@ -122,6 +122,7 @@ class Pod:
         self.changed = threading.Condition()
         self.creating: set[str] = set()
         self.sources: dict[str, list[dict[str, Any]]] = {}
+        self.annotations: dict[str, dict[str, str]] = {}
 
     # Operations
 
@@ -154,9 +155,14 @@ class Pod:
         if len(fds) != len(request["fds"]) or {"kind": "rootfs"} not in request["fds"]:
             raise InvalidInput(f"descriptors {request['fds']} do not match {len(fds)}")
         self.sources[request["id"]] = request["fds"]
+        self.annotations[request["id"]] = annotations
         self._add(request["id"], "", Process(request["spec"]["process"]))
         pid = request["pid"]
-        records.update(self.layout, request["id"], status="created", pid=pid, pid_start=start_time(pid))
+        created = {"status": "created", "creator": 0, "creator_start": 0}
+        records.update(self.layout, request["id"], **created, pid=pid, pid_start=start_time(pid))
+        path = self.layout.state_file(request["id"])
+        with open(os.path.join(os.path.dirname(path), "written.json"), "w") as file:
+            json.dump([os.stat(path).st_ino, os.stat(path).st_mtime_ns], file)
         return {"warnings": []}
 
     def _add(self, container_id: str, exec_id: str, process: Process) -> None:
@@ -195,6 +201,8 @@ class Pod:
 
     def op_kill(self, request: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
         process = self._init(request)
+        if self.annotations[request["id"]].get("fake.kill") == "die":
+            os._exit(1)
         if process.exited.is_set():
             raise WrongState("container not running")
         process.signal(request["signal"])
@@ -207,6 +215,8 @@ class Pod:
             # A thread cannot be cancelled: here a creation ends with its pod.
             return {"exit_code": 137, **self.op_shutdown(request, []), "last": True}
         process = self._init(request)
+        while self.annotations[request["id"]].get("fake.delete") == "hang":
+            time.sleep(1)
         if not process.exited.is_set():
             if not request.get("force"):
                 raise WrongState("cannot delete a container that is not stopped")

@@ -102,8 +102,9 @@ def test_a_machine_in_its_container_s_cgroup(process: subprocess.Popen[bytes]) -
     single = cgroup(f"{BASE}/c1", holds_machine=True)
     paths = single.group.paths
     single.make(process.pid, LIMITS)
-    procs, own = single.make_machine("c1")
-    assert own == ()
+    noted: list[dict[str, str]] = []
+    procs = single.make_machine("c1", noted.append)
+    assert noted == []
     assert all(os.path.exists(file) for file in procs)
     assert read(paths, "memory", "memory.limit_in_bytes") == UNLIMITED
     assert read(paths, "pids", "pids.max") == "50"
@@ -116,7 +117,9 @@ def test_a_machine_beside_the_first_member(process: subprocess.Popen[bytes]) -> 
     member = cgroup(f"{BASE}/pod/c1")
     paths = member.group.paths
     member.make(process.pid, LIMITS)
-    procs, own = member.make_machine("sandbox")
+    noted: list[dict[str, str]] = []
+    procs = member.make_machine("sandbox", noted.append)
+    own = [resource["path"] for resource in noted if resource["kind"] == "cgroup"]
     assert all(os.path.dirname(path).endswith(f"{BASE}/pod") for path in own)
     assert not set(own) & set(paths)
     assert all(os.path.dirname(file) in own for file in procs)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from oci_runtime.control import frames
 from oci_runtime.control.client import Client, SocketDirectory, listen
+from oci_runtime.control.frames import Silent
 from oci_runtime.errors import InvalidInput, NotFound, Unavailable, WrongState
 
 _JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner), max_leaves=5)
@@ -141,8 +142,18 @@ def test_nobody_there(tmp_path: Path) -> None:
 
 def test_a_silent_peer_is_given_up(tmp_path: Path) -> None:
     listener = listen(str(tmp_path))
-    with Client.connect(str(tmp_path), 0.05) as client, pytest.raises(Unavailable, match="no answer in time"):
-        client.call("state")
+    with Client.connect(str(tmp_path), 0.05) as client:
+        with pytest.raises(Silent, match="did not answer within 0.05 s"):
+            client.call("state")
+    listener.close()
+
+
+def test_a_full_backlog_is_no_dead_sandbox(tmp_path: Path) -> None:
+    listener = listen(str(tmp_path), backlog=0)
+    waiting = Client.connect(str(tmp_path), 5)
+    with pytest.raises(Silent, match="took no connection within 0.05 s"):
+        Client.connect(str(tmp_path), 0.05)
+    waiting.close()
     listener.close()
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from oci_runtime.errors import AlreadyExists, HostError, InvalidInput, NotFound
 from oci_runtime.host import files, processes
+from oci_runtime.log import Sink, configure
 from oci_runtime.state import records
 from oci_runtime.state.layout import Layout, make_private_directory, short_id
 from oci_runtime.state.locks import try_lock
@@ -27,6 +29,15 @@ def layout(tmp_path: Path) -> Layout:
     layout = Layout(str(tmp_path / "run"))
     layout.prepare()
     return layout
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Path]:
+    """The file that log lines go to."""
+    path = tmp_path / "log"
+    configure(Sink(str(path)))
+    yield path
+    configure(Sink())
 
 
 def alive(**values: Any) -> dict[str, Any]:
@@ -122,10 +133,29 @@ def test_damaged_records_are_told_from_missing_ones(layout: Layout, content: byt
         records.load(layout, "c1")
 
 
-@pytest.mark.parametrize("values", [{"pid": "1"}, {"status": "odd"}, {"annotations": []}, {"hooks": None}])
-def test_values_of_wrong_types(values: dict[str, Any]) -> None:
-    with pytest.raises(InvalidInput, match="record of container c1"):
-        ContainerRecord(alive(**values))
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"pid": "1"},
+        {"pid": -1},
+        {"pid": 1 << 40},
+        {"status": "odd"},
+        {"annotations": []},
+        {"annotations": {"a": 1}},
+        {"hooks": None},
+        {"hooks": {"poststop": ["x"]}},
+        {"cgroups": [3]},
+        {"exit_code": "0"},
+    ],
+)
+def test_values_that_later_verbs_would_stumble_over_are_refused_with_the_file_named(
+    layout: Layout, values: dict[str, Any]
+) -> None:
+    records.claim(layout, "c1")
+    path = Path(layout.state_file("c1"))
+    path.write_text(json.dumps(alive(**values)))
+    with pytest.raises(InvalidInput, match=f"{path} is damaged: .*{next(iter(values))}.*delete --force"):
+        records.load(layout, "c1")
 
 
 def test_a_record_must_be_a_file(layout: Layout) -> None:
@@ -145,6 +175,13 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="rename"):
         files.write_atomic(str(path), b"new")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_in_the_way_of_an_earlier_command_is_not(tmp_path: Path) -> None:
+    # A killed command of the same pid, or somebody who can guess names.
+    (tmp_path / f".file.{os.getpid()}").write_text("in the way")
+    files.write_atomic(str(tmp_path / "file"), b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
 
 
 def test_removal_follows_nothing(tmp_path: Path) -> None:
@@ -292,19 +329,30 @@ def test_after_a_reboot_only_files_are_undone(layout: Layout, tmp_path: Path) ->
     child.wait()
 
 
-@pytest.mark.parametrize(
-    "resource", [{"kind": "unheard-of"}, {"kind": "process"}, {"kind": "process", "pid": "x", "pid_start": 1}, {}]
-)
-def test_malformed_resources_are_problems_not_crashes(layout: Layout, resource: dict[str, Any]) -> None:
+@pytest.mark.parametrize("resource", [{"kind": "unheard-of"}, {}])
+def test_resources_of_unknown_kinds_are_problems(layout: Layout, resource: dict[str, Any]) -> None:
     assert len(recover(recorded(layout, [resource]), UNDOERS)) == 1
 
 
-def test_a_damaged_sandbox_record_is_removed_with_a_word(layout: Layout) -> None:
+@pytest.mark.parametrize("resource", [{"kind": "process"}, {"kind": "process", "pid": "x", "pid_start": 1}])
+def test_malformed_resources_do_not_keep_a_sandbox_for_ever(
+    layout: Layout, log: Path, resource: dict[str, Any]
+) -> None:
+    assert recover(recorded(layout, [resource]), UNDOERS) == []
+    assert "malformed resource of kind process" in log.read_text()
+    assert list(sandbox_directories(layout)) == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"id": 5}', '{"resources": {}}', '{"boot_id": null}'])
+def test_a_damaged_sandbox_record_is_named_and_removed(layout: Layout, log: Path, content: str) -> None:
     directory = layout.sandbox("pod")
     os.mkdir(directory)
-    Path(directory, "sandbox.json").write_text("{")
-    (problem,) = recover(directory, UNDOERS)
-    assert "damaged" in problem
+    path = Path(directory, "sandbox.json")
+    path.write_text(content)
+    with pytest.raises(InvalidInput, match=f"record {path} is damaged"):
+        SandboxRecord.load(directory)
+    assert recover(directory, UNDOERS) == []
+    assert f"record {path} is damaged" in log.read_text()
     assert list(sandbox_directories(layout)) == []
 
 

@@ -1,0 +1,246 @@
+"""Hard ends: signals in the middle of an undo, damaged records, pods that do not answer, records of other runtimes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from oci_runtime.cli.boot import explain_loss
+from oci_runtime.control.frames import ConnectionLost, Silent
+from oci_runtime.host.cgroups import read_layout
+from oci_runtime.state.recovery import UNDOERS, recover
+from oci_runtime.state.sandboxes import SandboxRecord
+from tests.engine import crio, is_running, wait_until
+from tests.host.conftest import FakeEngine
+
+pytestmark = pytest.mark.root
+SLEEP = ["sleep", "1000"]
+
+
+# The undo of a create
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_does_not_cut_the_undo_of_a_failed_create_short(
+    engine: FakeEngine, tmp_path: Path, number: signal.Signals
+) -> None:
+    began, go, done = tmp_path / "began", tmp_path / "go", tmp_path / "done"
+    os.mkfifo(go)
+    script = f"touch {began}; read line < {go}; touch {done}"
+    hooks = {"poststop": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}
+    bundle = engine.bundle("c1", ["true"], annotations={"fake.create": "refuse"}, hooks=hooks)
+    process = engine.begin_create("c1", bundle)
+    wait_until(began.exists, "the undo has begun")
+    process.send_signal(number)
+    process.send_signal(number)
+    go.write_text("on\n")
+    assert process.wait(30) == 1
+    assert done.exists()
+    assert "the guest refuses this container" in engine.log("c1")
+    assert not engine.leftovers()
+
+
+def test_a_pid_file_that_was_written_goes_with_an_undone_create(engine: FakeEngine, tmp_path: Path) -> None:
+    bundle = engine.bundle("c1", ["true"])
+    pid_file = tmp_path / "missing" / "pid"
+    result = engine.call("create", "-b", str(bundle), "--pid-file", str(pid_file), "c1", check=False)
+    assert result.code == 1 and str(pid_file) in result.err
+    assert not engine.leftovers()
+
+
+def test_a_record_has_one_writer_once_its_container_is_created(engine: FakeEngine) -> None:
+    engine.create("c1", SLEEP)
+    answered = json.loads((engine.root / "c1" / "written.json").read_text())
+    status = (engine.root / "c1" / "state.json").stat()
+    assert answered == [status.st_ino, status.st_mtime_ns]
+    assert json.loads((engine.root / "c1" / "state.json").read_text())["creator"] == 0
+
+
+def test_silence_is_not_called_a_death(tmp_path: Path) -> None:
+    silent = Silent("the sandbox process did not answer within 180 s")
+    assert explain_loss(str(tmp_path), silent) is silent
+    assert explain_loss(str(tmp_path), ConnectionLost("closed")).message == "sandbox process ended early: closed"
+
+
+# Damaged records
+
+DAMAGE = ["", '{"id": "c1", "pid"', '{"id": "c1", "cgroups": [1]}']
+
+
+@pytest.mark.parametrize("content", DAMAGE)
+def test_delete_force_finds_a_live_container_without_its_record(engine: FakeEngine, content: str) -> None:
+    engine.cgroups = [f"{engine.group}/c1"]
+    engine.run("c1", SLEEP)
+    engine.pids["exec"] = engine.exec_detached("c1", "sleep", "500")
+    record = engine.root / "c1" / "state.json"
+    record.write_text(content)
+    for verb in ("state", "kill", "delete", "exec", "gc"):
+        failed = engine.call(verb, *([] if verb == "gc" else ["c1"]), check=False)
+        assert failed.code != 0
+        assert f"record {record} is damaged" in failed.err and "delete --force" in failed.err
+    listed = engine.call("list", "--format", "json")
+    assert listed.out == "null\n" and f"vmpod: warning: record {record} is damaged" in listed.err
+    engine.call("delete", "--force", "c1")
+    assert not engine.leftovers()
+
+
+@pytest.mark.parametrize("content", ["", '{"resources": 1}'])
+@pytest.mark.parametrize("fate", ["alive", "dead", "stopped"])
+def test_delete_force_cleans_a_sandbox_without_its_record(engine: FakeEngine, content: str, fate: str) -> None:
+    engine.run("c1", SLEEP)
+    process = engine.sandbox_record()["pid"]
+    (path,) = engine.root.glob(".sandboxes/*/sandbox.json")
+    path.write_text(content)
+    if fate == "dead":
+        os.kill(process, signal.SIGKILL)
+        engine.exit_code("c1")
+        collected = engine.call("gc")
+        assert f"record {path} is damaged" in collected.err and "removed sandbox" in collected.out
+    if fate == "stopped":
+        # It holds the lock and does not answer: found by the lock, not by the record.
+        config = engine.directory / "config.toml"
+        config.write_text("[runtime]\nstop_timeout_s = 1\n")
+        engine.arguments += ["--config", str(config)]
+        os.kill(process, signal.SIGSTOP)
+    engine.call("delete", "--force", "c1")
+    assert not is_running(process)
+    assert not engine.leftovers()
+
+
+def test_a_damaged_member_leaves_its_pod_alone(engine: FakeEngine) -> None:
+    engine.run("pod", SLEEP, annotations=crio("sandbox", "pod"))
+    before = set(engine.leftovers())
+    engine.run("m1", SLEEP, annotations=crio("container", "pod"))
+    (engine.root / "m1" / "state.json").write_text("")
+    engine.call("delete", "--force", "m1")
+    assert set(engine.leftovers()) == before
+    assert engine.state("pod")["status"] == "running"
+
+
+def test_a_broken_configuration_keeps_nobody_from_cleaning_up(engine: FakeEngine) -> None:
+    engine.run("c1", SLEEP)
+    config = engine.directory / "config.toml"
+    config.write_text("[vm\n")
+    engine.arguments += ["--config", str(config)]
+    assert "vmpod: warning: " in engine.call("delete", "--force", "c1").err
+    assert not engine.leftovers()
+
+
+# Pods that do not answer
+
+
+def test_a_slow_delete_of_one_member_does_not_cost_the_pod(engine: FakeEngine) -> None:
+    config = engine.directory / "config.toml"
+    config.write_text("[runtime]\nstop_timeout_s = 1\n")
+    engine.arguments += ["--config", str(config)]
+    engine.run("pod", SLEEP, annotations=crio("sandbox", "pod"))
+    engine.run("m1", SLEEP, annotations=crio("container", "pod") | {"fake.delete": "hang"})
+    failed = engine.call("delete", "--force", "m1", check=False)
+    assert failed.code == 1
+    assert failed.err == "vmpod: the sandbox process did not answer within 1 s\n"
+    assert is_running(engine.sandbox_record()["pid"])
+    assert engine.state("pod")["status"] == engine.state("m1")["status"] == "running"
+    engine.call("delete", "--force", "pod")
+    # Now it stands in nobody's way any more.
+    engine.call("delete", "--force", "m1")
+    assert not engine.leftovers()
+
+
+def test_a_kill_that_meets_a_dying_pod_says_what_engines_expect(engine: FakeEngine) -> None:
+    engine.run("c1", SLEEP, annotations={"fake.kill": "die"})
+    failed = engine.call("kill", "c1", "TERM", check=False)
+    assert failed.err == "vmpod: container not running: c1, its virtual machine is gone\n"
+    engine.exit_code("c1")
+    engine.run("c2", SLEEP, annotations={"fake.kill": "die"})
+    engine.call("kill", "--all", "c2", "KILL")
+
+
+# Containers of a namespace runtime
+
+
+@pytest.fixture
+def runtime(engine: FakeEngine, tmp_path: Path) -> Path:
+    """A namespace runtime that notes its calls, and knows the containers that have a file in `known`."""
+    program, known = tmp_path / "runtime", tmp_path / "known"
+    known.mkdir()
+    program.write_text(
+        f"""#!/bin/sh
+        echo "$@" >> {tmp_path}/trace
+        for last; do :; done
+        case "$*" in
+        *" create "*) touch {known}/$last ;;
+        *" state "*) test -e {known}/$last ;;
+        *" delete "*) rm {known}/$last ;;
+        esac
+        """
+    )
+    program.chmod(0o755)
+    config = tmp_path / "config.toml"
+    config.write_text(f'[runtime]\nvm = "untrusted"\nnamespace_runtime = "{program}"\n')
+    engine.arguments += ["--config", str(config)]
+    return program
+
+
+def test_delete_of_own_and_delegated_containers_together(engine: FakeEngine, runtime: Path) -> None:
+    engine.call("create", "-b", str(engine.bundle("theirs", ["true"])), "theirs")
+    engine.run("ours", SLEEP, annotations={"io.kubernetes.cri.untrusted-workload": "true"})
+    engine.call("delete", "--force", "ours", "theirs")
+    trace = (runtime.parent / "trace").read_text().splitlines()
+    words = " ".join(["--root", str(engine.root), *engine.arguments, "delete", "--force", "theirs"])
+    assert trace[-1] == words
+    assert not list((engine.root / ".delegated").iterdir())
+    (engine.root / ".delegated").rmdir()
+    assert not engine.leftovers()
+
+
+def test_stale_records_of_delegated_containers_go(engine: FakeEngine, runtime: Path) -> None:
+    for name in ("a", "b", "c"):
+        engine.call("create", "-b", str(engine.bundle(name, ["true"])), name)
+    delegated = engine.root / ".delegated"
+    (runtime.parent / "known" / "a").unlink()
+    assert engine.call("delete", "a", check=False).code == 1, "the runtime said so"
+    (runtime.parent / "known" / "b").unlink()
+    assert engine.call("gc").out == "removed delegation of b\n"
+    assert [path.name for path in delegated.iterdir()] == ["c"]
+    runtime.unlink()
+    failed = engine.call("state", "c", check=False)
+    assert str(runtime) in failed.err and "it has container c" in failed.err
+    engine.call("delete", "--force", "c")
+    delegated.rmdir()
+    assert not engine.leftovers()
+
+
+# Cgroups
+
+
+def test_a_dead_machine_s_cgroup_takes_nobody_else_along(tmp_path: Path) -> None:
+    (mount,) = [hierarchy.mount for hierarchy in read_layout().hierarchies if "pids" in hierarchy.controllers]
+    pod = Path(mount, f"vmpod-test-{os.getpid()}")
+    machine, below, other = pod / "vmpod-1", pod / "vmpod-1" / "below", pod / "other"
+    children = {}
+    for path in (machine, below, other):
+        path.mkdir(parents=True)
+        children[path] = child = subprocess.Popen(["sleep", "1000"])
+        (path / "cgroup.procs").write_text(str(child.pid))
+    directory = tmp_path / "sandbox"
+    directory.mkdir()
+    record = SandboxRecord.new(str(directory), "pod", "now")
+    record.add({"kind": "cgroup-parent", "path": str(pod)})
+    record.add({"kind": "cgroup", "path": str(machine)})
+    (problem,) = recover(str(directory), UNDOERS)
+    assert "cgroups of somebody else" in problem
+    assert children[machine].wait(10) == -signal.SIGKILL
+    assert is_running(children[below].pid) and is_running(children[other].pid)
+    for path in (below, other):
+        children[path].kill()
+        children[path].wait()
+    below.rmdir()
+    assert recover(str(directory), UNDOERS) == []
+    assert not machine.exists() and pod.exists() and not directory.exists()
+    other.rmdir()
+    pod.rmdir()
