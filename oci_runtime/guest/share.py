@@ -1,4 +1,4 @@
-"""Let go of a removed container's files in the share.
+"""What a container has of the host: its sources are there before it is created, and are let go when it is removed.
 
 The guest's kernel keeps what it has looked up, and a mount for each file system in the share, until somebody looks at
 the same name again and finds it gone. Until then virtiofsd holds the files open, and the host cannot free the file
@@ -11,6 +11,8 @@ import os
 import time
 from _thread import start_new_thread
 
+from oci_runtime.errors import NotFound
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from oci_runtime.guest.agent import Agent
 
 SHARE = "/run/vmpod/share/"
+_OURS = "/run/vmpod/"
 _DELAY_S = 1.5  # names are trusted for a second (virtiofsd's cache=auto)
 _ATTEMPTS = 4
 
@@ -27,6 +30,19 @@ def share_directories(spec: dict[str, Any]) -> frozenset[str]:
     paths = [str((spec.get("root") or {}).get("path", ""))]
     paths += [str(mount.get("source", "")) for mount in spec.get("mounts") or ()]
     return frozenset(os.path.dirname(path) for path in paths if path.startswith(SHARE))
+
+
+def check_sources(spec: dict[str, Any]) -> None:
+    """See that the guest has what binds take from its own. Raises NotFound with the mount and the path."""
+    for index, mount in enumerate(spec.get("mounts") or ()):
+        source = str(mount.get("source", ""))
+        if {"bind", "rbind"}.isdisjoint(mount.get("options") or ()) or source.startswith(_OURS):
+            continue
+        if not os.path.exists(source):
+            raise NotFound(
+                f"mounts[{index}] {mount.get('destination')}: the guest has no {source}, and what the host's kernel"
+                " has there cannot be shared with a virtual machine"
+            )
 
 
 def forget_share(agent: Agent, directories: frozenset[str]) -> None:

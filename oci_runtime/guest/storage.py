@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from oci_runtime.errors import AlreadyExists, HostError, InvalidInput, NotFound
+from oci_runtime.errors import AlreadyExists, HostError, InvalidInput, NotFound, Unsupported
 from oci_runtime.guest import syscalls as sys
 from oci_runtime.guest.log import log
 from oci_runtime.guest.uevent import retry_on_uevent
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from oci_runtime.guest.agent import Agent
 
 ROOT = "/run/vmpod"
+_HUGEPAGES = "/sys/kernel/mm/hugepages"
 _DEVICE_S = 20.0
 _MAX_STORAGES = 2048
 _MAX_OPTIONS_BYTES = 4000  # mount(2) takes one page
@@ -146,6 +147,56 @@ def _mount_tmpfs(agent: Agent, storage: pb.Storage, target: str) -> None:
     sys.mount(storage.source or "tmpfs", target, "tmpfs", flags, data)
 
 
+def _mount_hugetlbfs(agent: Agent, storage: pb.Storage, target: str) -> None:
+    """Mount huge pages: the kernel finds them as they are mapped, up to all memory, and says ENOMEM if it cannot."""
+    flags, data = parse_options(storage.options)
+    size = next((option.partition("=")[2] for option in storage.options if option.startswith("pagesize=")), "")
+    if not size.isdigit():
+        raise InvalidInput(f"storage {target}: huge pages need a page size in bytes")
+    pool = f"{_HUGEPAGES}/hugepages-{int(size) >> 10}kB/nr_overcommit_hugepages"
+    if not os.path.exists(pool):
+        known = ", ".join(sorted(name.removeprefix("hugepages-") for name in os.listdir(_HUGEPAGES)))
+        raise Unsupported(f"huge pages of {int(size) >> 10} kB: the guest's kernel has {known or 'none'}")
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with open(pool, "w", encoding="ascii") as file:
+            file.write(str(total // int(size)))
+    except OSError as error:
+        raise Unsupported(f"huge pages of {int(size) >> 10} kB: the guest cannot make them while it runs") from error
+    os.makedirs(target, exist_ok=True)
+    sys.mount(storage.source or "hugetlbfs", target, "hugetlbfs", flags, data)
+
+
+def _mount_subpath(agent: Agent, storage: pb.Storage, target: str) -> None:
+    """Bind a directory inside a volume, made if it is missing. Containers write there: no symbolic link is followed."""
+    options = dict(option.partition("=")[::2] for option in storage.options)
+    parts = options.get("below", "").split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise InvalidInput(f"storage {target}: {options.get('below')!r} is no path inside a volume")
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    directory = os.open(check_target(storage.source), flags)
+    try:
+        made = False
+        for part in parts:
+            try:
+                os.mkdir(part, dir_fd=directory)
+                made = True
+            except FileExistsError:
+                made = False
+            parent, directory = directory, os.open(part, flags, dir_fd=directory)
+            os.close(parent)
+        path = f"/proc/self/fd/{directory}"
+        if made:
+            os.chown(path, int(options["uid"]), int(options["gid"]))
+            os.chmod(path, int(options["mode"], 8))
+        os.makedirs(target, exist_ok=True)
+        sys.mount(path, target, "", sys.MS_BIND)
+    except OSError as error:
+        raise HostError.from_oserror(error, "open inside volume", "/".join(parts)) from error
+    finally:
+        os.close(directory)
+
+
 def _mount_overlay(agent: Agent, storage: pb.Storage, target: str) -> None:
     flags, data = parse_options(storage.options)
     for option in storage.options:
@@ -220,6 +271,8 @@ _DRIVERS: dict[str, Callable[[Agent, pb.Storage, str], None]] = {
     "virtiofs": _mount_virtiofs,
     "9p": _mount_9p,
     "tmpfs": _mount_tmpfs,
+    "hugetlbfs": _mount_hugetlbfs,
+    "subpath": _mount_subpath,
     "overlay": _mount_overlay,
     "bind": _mount_bind,
     "block": _mount_block,

@@ -14,31 +14,36 @@ from oci_runtime.host import syscalls
 _ESCAPES = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\043": "#", "\\134": "\\"}
 
 
-def list_mounts(below: str) -> list[str]:
-    """Return the mount points at or below a directory in the order of their mounting, stacked ones repeatedly.
+class Mounted:
+    """One line of mountinfo. device: as in "8:1". root: the directory of the file system that is mounted."""
 
-    Raises: HostError (mountinfo cannot be read).
-    """
-    return [point for point, _ in list_types(below)]
+    __slots__ = ("device", "kind", "point", "root")
+
+    def __init__(self, line: str) -> None:
+        before, _, after = line.partition(" - ")
+        _, _, self.device, root, point, _ = before.split(" ", 5)
+        self.root, self.point = _unescape(root), _unescape(point)
+        self.kind = after.split(" ", 1)[0]
 
 
-def list_types(below: str) -> list[tuple[str, str]]:
-    """Return (mount point, file system type) of the mounts at or below a directory, in the order of their mounting.
+def read_mounts(below: str = "/") -> list[Mounted]:
+    """Return the mounts at or below a directory in the order of their mounting, stacked ones repeatedly.
 
     Raises: HostError (mountinfo cannot be read).
     """
     prefix = os.path.abspath(below)
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-            found = [_point_and_type(line) for line in lines]
+            found = [Mounted(line) for line in lines]
     except OSError as error:
         raise HostError.from_oserror(error, "read", "/proc/self/mountinfo") from error
-    return [pair for pair in found if pair[0] == prefix or pair[0].startswith(prefix.rstrip("/") + "/")]
+    start = prefix.rstrip("/") + "/"
+    return [mount for mount in found if mount.point == prefix or mount.point.startswith(start)]
 
 
-def _point_and_type(line: str) -> tuple[str, str]:
-    before, _, after = line.partition(" - ")
-    return _unescape(before.split(" ", 5)[4]), after.split(" ", 1)[0]
+def list_mounts(below: str) -> list[str]:
+    """Return the mount points at or below a directory, as `read_mounts` does."""
+    return [mount.point for mount in read_mounts(below)]
 
 
 def unmount_tree(path: str) -> int:

@@ -5,7 +5,11 @@
   applies them again, and all other options.
 - A bind of a host tmpfs at /dev/shm: a tmpfs of the guest with the host mount's size, one for all containers that bind
   the same one.
-- A bind from /dev, /proc, /sys or another file system of the kernel: the same path of the guest's own.
+- A bind of the kubelet's emptyDir in memory, or of a part of it (subPath): a tmpfs of the guest with the size, owner
+  and mode of the host's, one for all containers of the pod. What the host has in it does not come along.
+- A bind of a hugetlbfs: one of the guest with the same page size; the guest allocates pages as they are mapped.
+- A bind from /dev, /proc, /sys or another file system of the kernel: the same path of the guest's own; refused if the
+  guest has no such path. Below a recursive bind of something else they are left out.
 - A bind of a block device: refused, disks are plugged and not bound.
 - Any other type: refused, such file systems are mounted on the host and bound.
 """
@@ -28,7 +32,6 @@ KERNEL_MAGIC = frozenset(
         0x63677270,  # cgroup2
         0x1CD1,  # devpts
         0x19800202,  # mqueue
-        0x958458F6,  # hugetlbfs
         0x64626720,  # debugfs
         0x74726163,  # tracefs
         0x73636673,  # securityfs
@@ -42,6 +45,7 @@ KERNEL_MAGIC = frozenset(
     )
 )
 TMPFS_MAGIC = 0x01021994
+HUGETLBFS_MAGIC = 0x958458F6
 # The same by name, as mountinfo has it: what is taken out of a recursive bind of the host.
 KERNEL_TYPES = frozenset(
     "proc sysfs cgroup cgroup2 devtmpfs devpts mqueue hugetlbfs debugfs tracefs securityfs bpf configfs pstore "
@@ -50,6 +54,13 @@ KERNEL_TYPES = frozenset(
 
 SHM = "/dev/shm"
 SHM_GUEST_ROOT = "/run/vmpod/shm"
+MEMORY_GUEST_ROOT = "/run/vmpod/memory"
+HUGEPAGES_GUEST_ROOT = "/run/vmpod/hugepages"
+SUB_PATH_GUEST_ROOT = "/run/vmpod/subpath"
+
+# How the kubelet's paths tell what a volume is.
+EMPTY_DIR = "/kubernetes.io~empty-dir/"
+SUB_PATHS = "/volume-subpaths/"
 
 
 def is_bind(mount: dict[str, object]) -> bool:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from oci_runtime.errors import InvalidInput
-from oci_runtime.storage.mount_kinds import SHM_GUEST_ROOT
+from oci_runtime.storage.mount_kinds import (
+    HUGEPAGES_GUEST_ROOT,
+    MEMORY_GUEST_ROOT,
+    SHM_GUEST_ROOT,
+    SUB_PATH_GUEST_ROOT,
+)
 
+_ROOTS = {"shm": SHM_GUEST_ROOT, "memory": MEMORY_GUEST_ROOT, "hugepages": HUGEPAGES_GUEST_ROOT}
 _KEY = re.compile(r"[0-9a-f]{1,16}-[0-9a-f]{1,16}")
 
 
@@ -46,20 +53,51 @@ def rewrite_spec(
 
 
 def guest_storages(guest_mounts: Iterable[Mapping[str, Any]]) -> tuple[GuestStorage, ...]:
-    """Return what the guest must mount for the described mounts: one tmpfs per shared-memory directory of the host."""
+    """Return what the guest must mount for the described mounts, in this order: one file system for each key."""
     storages = []
     for entry in guest_mounts:
-        if entry.get("kind") == "shm":
-            size = int(entry["size_bytes"])
-            options = ("nosuid", "nodev", "noexec", "mode=1777", *((f"size={size}",) if size > 0 else ()))
-            storages.append(GuestStorage("tmpfs", "shm", _guest_source(entry), "tmpfs", options))
+        kind = entry.get("kind")
+        if kind not in _ROOTS:
+            continue
+        if kind == "hugepages":
+            options = [f"pagesize={int(entry['page_bytes'])}", *_owner(entry["owner"])]
+        elif kind == "memory":
+            options = [*_owner(entry["owner"]), *_size(entry)]
+        else:
+            options = ["nosuid", "nodev", "noexec", "mode=1777", *_size(entry)]
+        driver = "hugetlbfs" if kind == "hugepages" else "tmpfs"
+        storages.append(GuestStorage(driver, kind, _volume(entry), driver, tuple(options)))
+        if entry.get("below"):
+            options = [f"below={entry['below']}", *_owner(entry["below_owner"])]
+            storages.append(GuestStorage("subpath", _volume(entry), _guest_source(entry), "", tuple(options)))
     return tuple(storages)
 
 
+def _size(entry: Mapping[str, Any]) -> list[str]:
+    size_bytes = int(entry["size_bytes"])
+    return [f"size={size_bytes}"] if size_bytes > 0 else []
+
+
+def _owner(owner: Sequence[int]) -> list[str]:
+    mode, uid, gid = owner
+    return [f"mode={mode:o}", f"uid={uid:d}", f"gid={gid:d}"]
+
+
+def _volume(entry: Mapping[str, Any]) -> str:
+    """Where the guest mounts the file system of an entry."""
+    if not _KEY.fullmatch(str(entry.get("key"))):
+        raise InvalidInput(f"guest mount of unknown kind: {dict(entry)!r:.200}")
+    return f"{_ROOTS[str(entry['kind'])]}/{entry['key']}"
+
+
 def _guest_source(entry: Mapping[str, Any]) -> str:
+    """The bind's source in the guest."""
     kind = entry.get("kind")
-    if kind == "shm" and _KEY.fullmatch(str(entry.get("key"))):
-        return f"{SHM_GUEST_ROOT}/{entry['key']}"
+    if kind in _ROOTS:
+        if not entry.get("below"):
+            return _volume(entry)
+        digest = hashlib.sha256(str(entry["below"]).encode("utf-8", "surrogateescape")).hexdigest()
+        return f"{SUB_PATH_GUEST_ROOT}/{_volume(entry).rpartition('/')[2]}-{digest[:16]}"
     if kind == "guest" and str(entry.get("source", "")).startswith("/"):
         return str(entry["source"])
     raise InvalidInput(f"guest mount of unknown kind: {dict(entry)!r:.200}")

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from oci_runtime.errors import AlreadyExists, HostError, InvalidInput, OciRuntimeError
 from oci_runtime.host import syscalls
-from oci_runtime.host.mounts import list_mounts, list_types, unmount_tree
+from oci_runtime.host.mounts import list_mounts, read_mounts, unmount_tree
 from oci_runtime.storage.mount_kinds import KERNEL_TYPES
 
 GUEST_ROOT = "/run/vmpod/share"
@@ -229,9 +229,9 @@ def _is_directory(tree_fd: int, name: str) -> bool:
 
 def _take_kernel_out(target: Path) -> None:
     """Unmount what the host's kernel has inside a tree, such as /proc below a bind of /: it is not the guest's."""
-    for point, kind in reversed(list_types(str(target))):
-        if kind in KERNEL_TYPES and point != str(target):
-            unmount_tree(point)
+    for mount in reversed(read_mounts(str(target))):
+        if mount.kind in KERNEL_TYPES and mount.point != str(target):
+            unmount_tree(mount.point)
 
 
 def _make_directory(path: Path, made: list[Path]) -> None:

@@ -11,19 +11,16 @@ import os
 import stat
 
 from oci_runtime.errors import InvalidInput, Unsupported
-from oci_runtime.host import syscalls
 from oci_runtime.storage.mount_kinds import (
     GUEST_TYPES,
-    KERNEL_MAGIC,
     KERNEL_TYPES,
-    SHM,
-    TMPFS_MAGIC,
     is_bind,
     options_of,
     propagation_of,
     readonly_of,
 )
 from oci_runtime.storage.mount_table import MountTable
+from oci_runtime.storage.own_mounts import find_own
 from oci_runtime.storage.tree import SourceTree
 
 TYPE_CHECKING = False
@@ -40,8 +37,7 @@ class Sources:
 
     descriptors: (description, descriptor) pairs; the descriptions travel as `fds` of op `create`: {"kind": "rootfs"}
     and {"kind": "mount", "index", "readonly", "propagation", "pool"} (as Share.attach has them). guest_mounts,
-    likewise: binds that the guest serves from its own: {"kind": "shm", "index", "key", "size_bytes"} and {"kind":
-    "guest", "index", "source"}. warnings: for the user.
+    likewise: "index" and what own_mounts.py says of binds that the guest serves from its own. warnings: for the user.
     view_root, view: what those who look at the container's files on the host are shown: the rootfs (-1 when not asked
     for), and for each mount its type, destination, and tree (-1 where the content is the guest's).
     """
@@ -116,7 +112,9 @@ def _open_mount(sources: Sources, index: int, mount: dict[str, Any], bundle: str
     path = os.path.join(bundle, path)
     recursive = "rbind" in options
     with SourceTree(path, f"{what}: source") as source:
-        if _is_served_by_guest(sources, index, destination, path, source.fd):
+        own = find_own(sources.table, destination, path, source.fd)
+        if own is not None:
+            sources.guest_mounts.append({"index": index, **own})
             sources.view.append((kind, destination, -1))
             return
         _check_node(sources, what, path, os.fstat(source.fd).st_mode)
@@ -134,39 +132,13 @@ def _open_mount(sources: Sources, index: int, mount: dict[str, Any], bundle: str
 def _has_mounts(sources: Sources, what: str, path: str) -> bool:
     """Whether something is mounted below a source; says so if it is the kernel's and will be left out."""
     below = sources.table.below(os.path.realpath(path))
-    kernel = sorted(point for point, kind in below if kind in KERNEL_TYPES)
+    kernel = sorted(mount.point for mount in below if mount.kind in KERNEL_TYPES)
     if kernel:
         sources.warnings.append(
             f"{what}: {', '.join(kernel[:3])}{' and more' if kernel[3:] else ''} of the host's kernel below {path}"
             " are left out: a virtual machine has its own"
         )
     return bool(below)
-
-
-def _is_served_by_guest(sources: Sources, index: int, destination: str, path: str, descriptor: int) -> bool:
-    """Note a mount that the guest makes from its own; False if it has to be shared."""
-    status = os.fstat(descriptor)
-    magic = syscalls.filesystem_type(descriptor)
-    if os.path.normpath(destination) == SHM and magic == TMPFS_MAGIC and stat.S_ISDIR(status.st_mode):
-        size = os.fstatvfs(descriptor)
-        key = f"{status.st_dev:x}-{status.st_ino:x}"
-        sources.guest_mounts.append(
-            {"kind": "shm", "index": index, "key": key, "size_bytes": size.f_blocks * size.f_frsize}
-        )
-        return True
-    character_device = stat.S_ISCHR(status.st_mode)
-    real = os.path.realpath(path)
-    if (
-        magic in KERNEL_MAGIC
-        or character_device
-        or status.st_dev == os.stat("/dev").st_dev
-        or real.startswith(("/proc/", "/sys/"))
-    ):
-        if stat.S_ISBLK(status.st_mode):
-            return False
-        sources.guest_mounts.append({"kind": "guest", "index": index, "source": real})
-        return True
-    return False
 
 
 def _check_node(sources: Sources, what: str, path: str, mode: int) -> None:

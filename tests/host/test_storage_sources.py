@@ -197,6 +197,58 @@ def test_a_host_tmpfs_at_dev_shm_is_the_guests(bundle: Path) -> None:
         syscalls.umount(str(bundle / name))
 
 
+def empty_dir(bundle: Path, options: str = "size=4m,mode=0777") -> Path:
+    """What the kubelet mounts for an emptyDir in memory."""
+    volume = bundle / "pods/uid/volumes/kubernetes.io~empty-dir/cache"
+    volume.mkdir(parents=True)
+    syscalls.mount("tmpfs", str(volume), "tmpfs", 0, options)
+    return volume
+
+
+def test_a_volume_in_memory_is_the_guests_with_all_that_is_bound_of_it(bundle: Path) -> None:
+    volume = empty_dir(bundle, "size=4m,mode=2775,gid=1234")
+    (volume / "a, b" / "c").mkdir(parents=True)
+    part = bundle / "pods/uid/volume-subpaths/cache/web/0"
+    part.mkdir(parents=True)
+    syscalls.mount(str(volume / "a, b"), str(part), flags=syscalls.MS_BIND)
+    sources = opened(bundle, bind(volume), bind(part), bind(part / "c"), bind(volume / "a, b"))
+    sources.close()
+    whole = {"kind": "memory", "index": 0, "size_bytes": 4 << 20, "owner": [0o2775, 0, 1234]}
+    key = sources.guest_mounts[0].pop("key")
+    assert sources.guest_mounts[0] == whole
+    assert [entry.get("below") for entry in sources.guest_mounts] == [None, "a, b", "a, b/c", "a, b"]
+    assert {entry["key"] for entry in sources.guest_mounts[1:]} == {key}
+    assert sources.guest_mounts[1]["owner"] == whole["owner"] != sources.guest_mounts[1]["below_owner"]
+    for path in (part, volume):
+        syscalls.umount(str(path))
+
+
+def test_other_volumes_in_memory_are_the_hosts(bundle: Path) -> None:
+    """A Secret's tmpfs, a part of it, and an emptyDir on disk: only emptyDirs begin empty."""
+    secret = bundle / "pods/uid/volumes/kubernetes.io~secret/token"
+    part = bundle / "pods/uid/volume-subpaths/token/web/0"
+    disk = bundle / "pods/uid/volumes/kubernetes.io~empty-dir/disk"
+    for path in (secret, part, disk):
+        path.mkdir(parents=True)
+    syscalls.mount("tmpfs", str(secret), "tmpfs")
+    syscalls.mount(str(secret), str(part), flags=syscalls.MS_BIND)
+    sources = opened(bundle, bind(secret), bind(part), bind(disk))
+    assert sources.guest_mounts == [] and len(sources.descriptors) == 4
+    sources.close()
+    for path in (part, secret):
+        syscalls.umount(str(path))
+
+
+def test_huge_pages_are_the_guests(bundle: Path) -> None:
+    (bundle / "huge").mkdir()
+    syscalls.mount("nodev", str(bundle / "huge"), "hugetlbfs", 0, "pagesize=2M,mode=0770,gid=7")
+    sources = opened(bundle, bind(bundle / "huge"))
+    sources.close()
+    syscalls.umount(str(bundle / "huge"))
+    (entry,) = sources.guest_mounts
+    assert (entry["kind"], entry["page_bytes"], entry["owner"]) == ("hugepages", 2 << 20, [0o770, 0, 7])
+
+
 def test_a_plain_directory_at_dev_shm_is_shared_like_any_other(bundle: Path) -> None:
     (bundle / "shm").mkdir()
     sources = opened(bundle, bind(bundle / "shm", "/dev/shm"))

@@ -171,10 +171,39 @@ def test_shared_memory_of_the_pod_is_a_tmpfs_of_its_size() -> None:
     )
 
 
+def test_volumes_in_memory_and_of_huge_pages_are_the_guests() -> None:
+    memory = {"kind": "memory", "key": "2f-0", "size_bytes": 4096, "owner": [0o2775, 0, 12]}
+    entries = [
+        memory | {"index": 0},
+        memory | {"index": 1, "below": "a, b/c", "below_owner": [0o755, 5, 6]},
+        {"kind": "hugepages", "index": 2, "key": "30-1", "page_bytes": 2 << 20, "owner": [0o777, 0, 0]},
+    ]
+    volume = GuestStorage(
+        "tmpfs", "memory", "/run/vmpod/memory/2f-0", "tmpfs", ("mode=2775", "uid=0", "gid=12", "size=4096")
+    )
+    *first, part, huge = guest_storages(entries)
+    assert first == [volume, volume], "the composer mounts each target once"
+    assert (part.driver, part.source) == ("subpath", volume.target)
+    assert part.options == ("below=a, b/c", "mode=755", "uid=5", "gid=6")
+    assert huge == GuestStorage(
+        "hugetlbfs",
+        "hugepages",
+        "/run/vmpod/hugepages/30-1",
+        "hugetlbfs",
+        ("pagesize=2097152", "mode=777", "uid=0", "gid=0"),
+    )
+    spec = rewrite_spec(
+        {"root": {}, "mounts": [{"destination": f"/{number}"} for number in range(3)]}, "/r", {}, entries
+    )
+    assert [mount["source"] for mount in spec["mounts"]] == [volume.target, part.target, huge.target]
+    assert part.target.startswith("/run/vmpod/subpath/2f-0-")
+
+
 @pytest.mark.parametrize(
     "entry",
     [
         {"kind": "shm", "index": 0, "key": "../../etc", "size_bytes": 1},
+        {"kind": "memory", "index": 0, "key": "2f", "size_bytes": 1},
         {"kind": "shm", "index": 0, "size_bytes": 1},
         {"kind": "guest", "index": 0, "source": "relative"},
         {"kind": "disk", "index": 0},

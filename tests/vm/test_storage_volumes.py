@@ -149,3 +149,89 @@ def test_a_user_namespace_reaches_its_root_and_its_volumes(shared: Engine, tmp_p
     )  # fmt: skip
     assert output.splitlines() == ["0", "cat: can't open '/data/roots': Permission denied", "65534", "0"]
     assert (rootfs / "made").stat().st_uid == (volume / "made").stat().st_uid == 100000
+
+
+def mounted_tmpfs(path: Path, options: str) -> Path:
+    """A tmpfs of the host."""
+    path.mkdir(parents=True)
+    syscalls.mount("tmpfs", str(path), "tmpfs", 0, options)
+    return path
+
+
+def test_a_volume_in_memory_belongs_to_the_pod(shared: Engine, tmp_path: Path) -> None:
+    volume = mounted_tmpfs(tmp_path / "kubernetes.io~empty-dir/cache", "size=4m,mode=2777,gid=1234")
+    (volume / "part").mkdir(mode=0o700)
+    part = tmp_path / "volume-subpaths/cache/web/0"
+    part.mkdir(parents=True)
+    syscalls.mount(str(volume / "part"), str(part), flags=syscalls.MS_BIND)
+    script = """
+        stat -c '%a %g' /cache; df -m /cache | tail -n1; echo whole > /cache/file
+        head -c 5m /dev/zero > /cache/big 2>/dev/null; cat /cache/* | wc -c; rm /cache/big
+    """
+    output = ran(shared, "writes", script, bind(volume, "/cache")).split()
+    assert output[:2] == ["2777", "1234"] and output[3] == "4", "the host's mode, group and size"
+    assert 3 << 20 < int(output[-1]) <= 4 << 20, "the size is a limit"
+    script = "stat -c %a /part; echo part > /part/file; cat /cache/file /cache/part/file"
+    assert ran(shared, "part", script, bind(part, "/part"), bind(volume, "/cache")) == "700\nwhole\npart\n"
+    assert os.listdir(volume) == ["part"] and os.listdir(part) == [], "the host's memory has none of it"
+    for path in (part, volume):
+        syscalls.umount(str(path))
+
+
+def test_no_link_of_a_container_leads_out_of_a_volume_in_memory(shared: Engine, tmp_path: Path) -> None:
+    volume = mounted_tmpfs(tmp_path / "kubernetes.io~empty-dir/trap", "size=1m")
+    (volume / "part").mkdir()
+    ran(shared, "trap", "ln -s /etc /trap/part", bind(volume, "/trap"))
+    result = shared.create(
+        "caught", ["ls", "/part"], check=False, more_mounts=[bind(volume / "part", "/part")], **MEMBER
+    )
+    assert result.code == 1 and "open inside volume part: Not a directory" in result.err
+    shared.log_path("caught").unlink()
+    syscalls.umount(str(volume))
+
+
+def test_huge_pages_are_mapped_in_the_guest(shared: Engine, tmp_path: Path) -> None:
+    huge = tmp_path / "huge"
+    huge.mkdir()
+    script = """if True:
+        import mmap, os
+        file = os.open("/huge/file", os.O_CREAT | os.O_RDWR)
+        os.ftruncate(file, 4 << 20)
+        memory = mmap.mmap(file, 4 << 20)
+        memory[:4] = b"huge"
+        memory[-1:] = b"!"
+        print([line.split()[1] for line in open("/proc/meminfo") if line.startswith("HugePages_Total")])
+    """
+    syscalls.mount("nodev", str(huge), "hugetlbfs", 0, "pagesize=2M")
+    shared.run("huge", ["/usr/bin/python3", "-c", script], more_mounts=[*HOST_PYTHON, bind(huge, "/huge")], **MEMBER)
+    assert shared.exit_code("huge") == 0 and shared.log("huge") == "['2']\n", shared.log("huge")
+    shared.call("delete", "huge")
+    syscalls.umount(str(huge))
+    syscalls.mount("nodev", str(huge), "hugetlbfs", 0, "pagesize=1G")
+    result = shared.create("giant", ["true"], check=False, more_mounts=[bind(huge, "/huge")], **MEMBER)
+    assert result.code == 1 and "huge pages of 1048576 kB: the guest cannot make them" in result.err
+    shared.log_path("giant").unlink()
+    syscalls.umount(str(huge))
+
+
+def test_what_only_the_hosts_kernel_has_is_refused_in_one_line(shared: Engine) -> None:
+    own = f"/proc/{os.getpid()}/mountinfo"
+    result = shared.create("none", ["true"], check=False, more_mounts=[bind(Path(own), "/x")], **MEMBER)
+    assert result.code == 1
+    assert result.err.splitlines() == [
+        f"vmpod: mounts[3] /x: the guest has no {own}, and what the host's kernel has there cannot be shared with a"
+        " virtual machine"
+    ]
+    shared.log_path("none").unlink()
+
+
+def test_a_bind_of_the_hosts_root_shows_nothing_of_its_kernel(shared: Engine, tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "data").mkdir()
+    syscalls.mount("proc", str(tmp_path / "proc"), "proc")
+    syscalls.mount("data", str(tmp_path / "data"), "tmpfs")
+    (tmp_path / "data" / "file").touch()
+    output = ran(shared, "root", "ls /host /host/proc /host/data", bind(tmp_path, "/host"))
+    for name in ("proc", "data"):
+        syscalls.umount(str(tmp_path / name), syscalls.MNT_DETACH)
+    assert output.splitlines() == ["/host:", "data", "proc", "", "/host/data:", "file", "", "/host/proc:"]
