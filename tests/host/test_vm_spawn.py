@@ -124,7 +124,9 @@ def test_signals_are_those_of_a_fresh_process() -> None:
         signal.signal(signal.SIGUSR1, before)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
     assert "SigBlk:\t0000000000000000" in status
-    assert "SigIgn:\t0000000000000000" in status
+    # 32 and 33 are glibc's own: whoever is started by its posix_spawn, as GNU make's commands are, ignores them.
+    ignored = int(status.partition("SigIgn:\t")[2].split()[0], 16) & ~(3 << 31)
+    assert ignored == 0
 
 
 def test_cgroups_are_joined_before_the_program_runs(tmp_path: Path) -> None:
