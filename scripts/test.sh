@@ -1,9 +1,15 @@
 #!/bin/sh
-# Run the linters' tests and all others in one private mount namespace: test.sh [PYTEST ARGUMENT]...
+# Run the linters' tests and all others in private mount namespaces: test.sh [PYTEST ARGUMENT]...
+# Without a selection two processes share the files of tests: an emulated machine keeps one core busy.
 set -eu
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || {
     echo "vmpod tests: root is needed (namespaces, mounts, virtual machines): sudo make test" >&2
     exit 1
 }
-exec unshare --mount --propagation private .venv/bin/python -m pytest "$@" </dev/null
+python="unshare --mount --propagation private $(pwd)/.venv/bin/python"
+case "${1-}" in
+'' | --last-failed*) set -- --dist loadfile --no-loadscope-reorder --tx "2*popen//python=$python" "$@" ;;
+esac
+# shellcheck disable=SC2086
+exec $python -m pytest "$@" </dev/null
