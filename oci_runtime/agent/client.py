@@ -107,15 +107,40 @@ class AgentClient:
     # Storage
 
     async def add_storage(
-        self, driver: str, source: str, target: str, fstype: str = "", options: Iterable[str] = ()
+        self,
+        driver: str,
+        source: str,
+        target: str,
+        fstype: str = "",
+        options: Iterable[str] = (),
+        *,
+        fs_group: int = 0,
+        fs_group_on_mismatch: bool = False,
     ) -> None:
-        """Mount in the guest; waits for a device that is being plugged."""
-        request = pb.Storage(driver=driver, source=source, target=target, fstype=fstype, options=options)
+        """Mount in the guest; waits for a device that is being plugged. fs_group: see agent.proto."""
+        request = pb.Storage(
+            driver=driver,
+            source=source,
+            target=target,
+            fstype=fstype,
+            options=options,
+            fs_group=fs_group,
+            fs_group_on_mismatch=fs_group_on_mismatch,
+        )
         await self._call("AddStorage", request, pb.Empty, LONG_S)
 
     async def remove_storage(self, target: str) -> None:
         """Unmount in the guest."""
         await self._call("RemoveStorage", pb.RemoveStorageRequest(target=target), pb.Empty)
+
+    async def get_volume_stats(self, target: str) -> pb.VolumeStats:
+        """Space and inodes of a storage that is mounted."""
+        return await self._call("GetVolumeStats", pb.VolumeRequest(target=target), pb.VolumeStats)
+
+    async def resize_volume(self, target: str, disk_bytes: int) -> pb.VolumeStats:
+        """Grow a disk's file system, once the disk has that size."""
+        request = pb.VolumeRequest(target=target, disk_bytes=disk_bytes)
+        return await self._call("ResizeVolume", request, pb.VolumeStats, LONG_S)
 
     # Containers and processes
 
@@ -128,8 +153,12 @@ class AgentClient:
         pid_namespace_of: str = "",
         in_pod_ipc: bool = False,
         in_pod_uts: bool = False,
+        disks: Iterable[pb.Disk] = (),
     ) -> pb.ProcessResponse:
-        """Create a container up to its first instruction; the answer has its pid in the guest, and warnings."""
+        """Create a container up to its first instruction; the answer has its pid in the guest, and warnings.
+
+        disks: where those are plugged that the spec names by the host's numbers.
+        """
         request = pb.CreateContainerRequest(
             container_id=container_id,
             spec_json=spec_json,
@@ -137,6 +166,7 @@ class AgentClient:
             pid_namespace_of=pid_namespace_of,
             in_pod_ipc=in_pod_ipc,
             in_pod_uts=in_pod_uts,
+            disks=disks,
         )
         return await self._call("CreateContainer", request, pb.ProcessResponse, LONG_S)
 

@@ -9,6 +9,7 @@ from oci_runtime import json_text
 from oci_runtime.errors import AlreadyExists, InvalidInput, OciRuntimeError, WrongState
 from oci_runtime.guest.cgroups import OomWatch, cgroup_path, remove_cgroup
 from oci_runtime.guest.crun import remove_state, remove_tree, run_crun
+from oci_runtime.guest.disks import NODES, find_disks, make_nodes, plan_disks, remove_nodes
 from oci_runtime.guest.facts import read_facts
 from oci_runtime.guest.mounts import RUN
 from oci_runtime.guest.processes import Process, check_id, parse_object, require_new, start_with_crun
@@ -22,6 +23,7 @@ from oci_runtime.ttrpc.proto import agent_lean as pb
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_runtime.guest.agent import Agent
+    from oci_runtime.guest.disks import Numbers
 
 MAX_CONTAINERS = 512
 _REAP_S = 10.0
@@ -34,6 +36,8 @@ class Container:
         self.id = container_id
         self.directory = f"{RUN}/containers/{container_id}"
         self.cgroup = cgroup_path(container_id)
+        self.nodes = f"{NODES}/{container_id}"
+        self.disks: Numbers = {}
         self.lock = allocate_lock()
         self.share_directories: frozenset[str] = frozenset()
         self.started = False
@@ -113,6 +117,9 @@ def create_container(agent: Agent, request: pb.CreateContainerRequest) -> pb.Pro
         agent.containers[container.id] = container
     try:
         with container.lock:
+            container.disks = find_disks(agent, request.disks)
+            warnings: list[str] = []
+            make_nodes(plan_disks(spec, container.disks, container.nodes, warnings))
             plan = plan_container(
                 spec,
                 container.id,
@@ -130,7 +137,7 @@ def create_container(agent: Agent, request: pb.CreateContainerRequest) -> pb.Pro
     except BaseException:
         _clean_up(agent, container)
         raise
-    return pb.ProcessResponse(pid=process.child.pid, warnings=plan.warnings)
+    return pb.ProcessResponse(pid=process.child.pid, warnings=[*warnings, *plan.warnings])
 
 
 def _create(agent: Agent, container: Container, spec: dict[str, object], stdin: bool) -> Process:
@@ -198,6 +205,7 @@ def _clean_up(agent: Agent, container: Container) -> None:
     agent.loop.call(lambda: _close_streams(container, processes))
     remove_state(container.id)
     remove_tree(container.directory)
+    remove_nodes(container.nodes)
     forget_share(agent, container.share_directories)
     with agent.lock:
         container.processes.clear()

@@ -5,14 +5,18 @@ There is no udev in the guest: the agent itself asks modprobe for the driver of 
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+import time
 
-from oci_runtime.errors import InvalidInput
+from oci_runtime.errors import InvalidInput, Unavailable
+from oci_runtime.guest.syscalls import syncfs
 from oci_runtime.guest.uevent import retry_on_uevent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from oci_runtime.guest.agent import Agent
 
@@ -21,6 +25,8 @@ _VIRTIO_DEVICES = "/sys/bus/virtio/devices"
 _PCI_DEVICES = "/sys/bus/pci/devices"
 _MODPROBE_S = 20.0
 _MAX_DEPTH = 8
+_SETTLE_S = 10.0
+_SETTLE_STEP_S = 0.01
 
 
 def parse_pci_path(text: str) -> list[str]:
@@ -83,6 +89,38 @@ def wait_block_device(agent: Agent, path: str, timeout_s: float) -> str:
         return bool(found[0])
 
     return found[0] if retry_on_uevent(attempt, timeout_s) else ""
+
+
+def settle_disk(target: str, unmount: Callable[[], None]) -> None:
+    """Unmount a disk and wait until nothing holds its file system, so that it can be taken out with all it was given.
+
+    The mount namespace of a container that has ended keeps the file system for a moment. The kernel announces nothing
+    at its end, but refuses the disk for exclusive use until then. Raises Unavailable at the deadline; what was written
+    is on the disk by then in any case.
+    """
+    status = os.stat(target)
+    number = status.st_rdev if stat.S_ISBLK(status.st_mode) else status.st_dev
+    if not stat.S_ISBLK(status.st_mode):
+        fd = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            syncfs(fd)
+        finally:
+            os.close(fd)
+    unmount()
+    path = f"/dev/{os.path.basename(os.path.realpath(f'/sys/dev/block/{os.major(number)}:{os.minor(number)}'))}"
+    deadline = time.monotonic() + _SETTLE_S
+    while not _is_free(path):
+        if time.monotonic() > deadline:
+            raise Unavailable(f"disk {path} of {target} is still in use {_SETTLE_S:g} s after it was unmounted")
+        time.sleep(_SETTLE_STEP_S)
+
+
+def _is_free(path: str) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno != errno.EBUSY
+    return True
 
 
 def walk_devices(directory: str) -> list[str]:

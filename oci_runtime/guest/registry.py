@@ -34,6 +34,8 @@ METHODS: dict[str, tuple[str, str, str, int]] = {
     "Shutdown": ("lifecycle", "shutdown", "Empty", WORKER),
     "AddStorage": ("storage", "add_storage", "Storage", WORKER),
     "RemoveStorage": ("storage", "remove_storage", "RemoveStorageRequest", WORKER),
+    "GetVolumeStats": ("volumes", "get_volume_stats", "VolumeRequest", WORKER),
+    "ResizeVolume": ("volumes", "resize_volume", "VolumeRequest", WORKER),
     "CreateContainer": ("containers", "create_container", "CreateContainerRequest", WORKER),
     "StartContainer": ("containers", "start_container", "ContainerRequest", WORKER),
     "RemoveContainer": ("containers", "remove_container", "ContainerRequest", WORKER),

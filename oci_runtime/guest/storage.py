@@ -59,12 +59,21 @@ def add_storage(agent: Agent, request: pb.Storage) -> pb.Empty:
 
 
 def remove_storage(agent: Agent, request: pb.RemoveStorageRequest) -> pb.Empty:
-    """Unmount a storage; one in use goes when its last user does. Raises NotFound."""
+    """Unmount a storage; one in use goes when its last user does. A disk can be taken out afterwards.
+
+    Raises NotFound, Unavailable (a disk that is still in use after a while).
+    """
     target = check_target(request.target)
     with agent.lock:
-        if agent.storages.pop(target, None) is None:
-            raise NotFound(f"storage {target} is not mounted")
-    _unmount(target)
+        driver = agent.storages.pop(target, None)
+    if driver is None:
+        raise NotFound(f"storage {target} is not mounted")
+    if driver == "block":
+        from oci_runtime.guest.devices import settle_disk
+
+        settle_disk(target, lambda: _unmount(target))
+    else:
+        _unmount(target)
     return pb.Empty()
 
 
@@ -248,6 +257,14 @@ def _mount_block(agent: Agent, storage: pb.Storage, target: str) -> None:
         raise InvalidInput(f"storage {target}: a disk needs its file system type")
     os.makedirs(target, exist_ok=True)
     sys.mount(device, target, storage.fstype, flags, data)
+    if storage.fs_group:
+        from oci_runtime.guest.ownership import give_to_group
+
+        try:
+            give_to_group(target, storage.fs_group, only_on_mismatch=storage.fs_group_on_mismatch)
+        except BaseException:
+            _unmount(target)
+            raise
 
 
 def _unmount(target: str) -> None:

@@ -72,6 +72,11 @@ def umount(target: str, flags: int = 0) -> None:
     _call("umount2", target, os.fsencode(target), flags)
 
 
+def syncfs(fd: int) -> None:
+    """Write everything back that belongs to the file system of `fd`."""
+    _call("syncfs", f"fd {fd}", fd)
+
+
 # Numbers of system calls that the C library does not wrap, by machine.
 _NUMBERS = {
     "x86_64": {"sched_setattr": 314, "ioprio_set": 251, "finit_module": 313},

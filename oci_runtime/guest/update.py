@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from oci_runtime.errors import OciRuntimeError
+from oci_runtime.errors import InvalidInput, OciRuntimeError
+from oci_runtime.guest.disks import translate_resources
 from oci_runtime.guest.facts import read_facts
 from oci_runtime.guest.processes import parse_object
 from oci_runtime.guest.resources import plan_cgroup_files, plan_resources
@@ -23,6 +24,10 @@ def update_container(agent: Agent, request: pb.UpdateContainerRequest) -> pb.Upd
     linux = {"resources": parse_object(request.resources_json, "resources")}
     warnings: list[str] = []
     facts = read_facts()
+    try:
+        translate_resources(linux["resources"], container.disks, warnings)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(f"resources have a value of the wrong type: {error}") from error
     plan_resources(linux, facts, warnings)
     with container.lock:
         container.require_running()

@@ -19,11 +19,13 @@ from oci_runtime import __version__
 from oci_runtime.agent.client import AgentClient
 from oci_runtime.errors import InvalidInput, OciRuntimeError, Unavailable, Unsupported
 from oci_runtime.log import get_logger
+from oci_runtime.sandbox.disks import PodDisks
 from oci_runtime.sandbox.launch import Launched
 from oci_runtime.sandbox.network import PodNetwork, find_network_path
 from oci_runtime.sandbox.process import Container
 from oci_runtime.storage import share
 from oci_runtime.storage.rewrite import guest_storages, rewrite_spec
+from oci_runtime.storage.rewrite_devices import rewrite_devices
 from oci_runtime.vm.machine import Machine
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class VirtualMachine:
         self._lost: asyncio.Future[str] = loop.create_future()
         self._network: PodNetwork | None = None
         self._network_ready: asyncio.Task[None] | None = None
+        self._disks = PodDisks(self, launched.config.storage.block_driver)
         self._sandbox_set_up = False
         self._storages: set[str] = set()
         self._set_up_lock = asyncio.Lock()
@@ -166,12 +169,14 @@ class VirtualMachine:
     async def create_container(
         self, request: CreateRequest, container: Container, undo: contextlib.AsyncExitStack, owner_id: str
     ) -> tuple[str, ...]:
-        """Attach the container's sources to the share and create it in the guest; undo on the stack."""
+        """Attach the container's sources to share and machine, and create it in the guest; undo on the stack."""
         begin_ns = time.monotonic_ns()
         tree = self.launched.share
         undo.callback(tree.detach_container, container.id)
+        undo.push_async_callback(self._disks.detach, container.id)
         paths: dict[int, str] = {}
         rootfs = ""
+        disks: list[tuple[dict[str, Any], int]] = []
         for description, fd in request.descriptors:
             kind = description.get("kind")
             if kind == "rootfs":
@@ -188,11 +193,15 @@ class VirtualMachine:
                 )
             elif kind == "netns":
                 self._attach_network(fd, request)
+            elif kind == "disk":
+                disks.append((description, fd))
             else:
                 raise InvalidInput(f"descriptor of unknown kind {kind!r}")
         if not rootfs:
             raise InvalidInput(f"create of {container.id} carries no rootfs descriptor")
         spec = rewrite_spec(request.spec, rootfs, paths, request.guest_mounts)
+        spec = rewrite_devices(spec, [description for description, _ in disks], request.guest_mounts)
+        table = await self._disks.attach(container.id, disks)
         self.timeline.add(f"sources of {container.id[:12]}", begin_ns)
         client = await self._agent_and_network()
         await self._set_up_sandbox(client, request)
@@ -206,6 +215,7 @@ class VirtualMachine:
             pid_namespace_of=request.pid_namespace_of,
             in_pod_ipc=in_pod,
             in_pod_uts=in_pod,
+            disks=table,
         )
         self.timeline.add(f"container {container.id[:12]}", begin_ns)
         self.timeline.save(self.launched.directory)
@@ -243,6 +253,7 @@ class VirtualMachine:
         try:
             await (await self.agent()).remove_container(container.id)
         finally:
+            await self._disks.detach(container.id)
             await asyncio.to_thread(self.launched.share.detach_container, container.id)
 
     @staticmethod
@@ -305,6 +316,7 @@ class VirtualMachine:
             "memory_mib": settings.memory_mib,
             "kernel": settings.kernel,
             "image": settings.image,
+            "disks": self._disks.describe(),
         }
 
     # End

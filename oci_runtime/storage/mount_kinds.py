@@ -10,7 +10,7 @@
 - A bind of a hugetlbfs: one of the guest with the same page size; the guest allocates pages as they are mapped.
 - A bind from /dev, /proc, /sys or another file system of the kernel: the same path of the guest's own; refused if the
   guest has no such path. Below a recursive bind of something else they are left out.
-- A bind of a block device: refused, disks are plugged and not bound.
+- A bind of a block device: a disk is plugged into the machine, and its node appears at the destination.
 - Any other type: refused, such file systems are mounted on the host and bound.
 """
 

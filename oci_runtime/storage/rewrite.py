@@ -40,7 +40,8 @@ def rewrite_spec(
     Sources gives them. Raises: InvalidInput for an index that has no mount, or an unknown description.
     """
     mounts = [dict(mount) for mount in spec.get("mounts") or ()]
-    replaced = dict(paths) | {int(entry["index"]): _guest_source(entry) for entry in guest_mounts}
+    served = [entry for entry in guest_mounts if entry.get("kind") != "no-device"]
+    replaced = dict(paths) | {int(entry["index"]): _guest_source(entry) for entry in served}
     for index, source in replaced.items():
         if not 0 <= index < len(mounts):
             raise InvalidInput(f"mounts[{index}]: described, but the spec has {len(mounts)} mounts")

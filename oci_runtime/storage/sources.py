@@ -11,6 +11,7 @@ import os
 import stat
 
 from oci_runtime.errors import InvalidInput, Unsupported
+from oci_runtime.storage.disks import describe, open_devices, open_disk
 from oci_runtime.storage.mount_kinds import (
     GUEST_TYPES,
     KERNEL_TYPES,
@@ -36,8 +37,10 @@ class Sources:
     """What `open_sources` found. Owns its descriptors: call `close` when they have been sent.
 
     descriptors: (description, descriptor) pairs; the descriptions travel as `fds` of op `create`: {"kind": "rootfs"}
-    and {"kind": "mount", "index", "readonly", "propagation", "pool"} (as Share.attach has them). guest_mounts,
-    likewise: "index" and what own_mounts.py says of binds that the guest serves from its own. warnings: for the user.
+    and {"kind": "mount", "index", "readonly", "propagation", "pool"} (as Share.attach has them), and disks (see
+    disks.describe) with the "mount" or "device" that they are for. guest_mounts, likewise: "index" and what
+    own_mounts.py says of binds that the guest serves from its own, or "no-device" for an entry of linux.devices that it
+    does not get. warnings: for the user.
     view_root, view: what those who look at the container's files on the host are shown: the rootfs (-1 when not asked
     for), and for each mount its type, destination, and tree (-1 where the content is the guest's).
     """
@@ -57,6 +60,11 @@ class Sources:
     def add(self, description: dict[str, Any], descriptor: int) -> None:
         """Take over a descriptor."""
         self.descriptors.append((description, descriptor))
+
+    def require_room(self, what: str) -> None:
+        """Raise Unsupported when the container has as much from the host as one message carries."""
+        if len(self.descriptors) >= MAX_SOURCES:
+            raise Unsupported(f"{what}: more than {MAX_SOURCES} bind mounts and disks in one container")
 
     def close(self) -> None:
         """Close the descriptors; idempotent. Trees that nobody attached vanish."""
@@ -88,6 +96,7 @@ def open_sources(spec: Mapping[str, Any], bundle: str, *, with_view: bool = Fals
                 sources.view_root = source.clone_for_view(recursive=True, readonly=readonly)
         for index, mount in enumerate(spec.get("mounts") or ()):
             _open_mount(sources, index, mount, bundle, with_view=with_view)
+        open_devices(sources, spec)
     except BaseException:
         sources.close()
         raise
@@ -111,15 +120,18 @@ def _open_mount(sources: Sources, index: int, mount: dict[str, Any], bundle: str
         raise InvalidInput(f"{what}: a bind mount without a source")
     path = os.path.join(bundle, path)
     recursive = "rbind" in options
+    sources.require_room(what)
     with SourceTree(path, f"{what}: source") as source:
+        if stat.S_ISBLK(os.fstat(source.fd).st_mode):
+            _open_disk(sources, index, what, path, source.fd, readonly=bool(readonly_of(options)))
+            sources.view.append((kind, destination, -1))
+            return
         own = find_own(sources.table, destination, path, source.fd)
         if own is not None:
             sources.guest_mounts.append({"index": index, **own})
             sources.view.append((kind, destination, -1))
             return
         _check_node(sources, what, path, os.fstat(source.fd).st_mode)
-        if len(sources.descriptors) >= MAX_SOURCES:
-            raise Unsupported(f"{what}: more than {MAX_SOURCES} bind mounts in one container")
         readonly = readonly_of(options)
         propagation = propagation_of(options, sources.propagation)
         pool = "" if recursive and _has_mounts(sources, what, path) else source.key(propagation)
@@ -141,9 +153,13 @@ def _has_mounts(sources: Sources, what: str, path: str) -> bool:
     return bool(below)
 
 
+def _open_disk(sources: Sources, index: int, what: str, path: str, node: int, *, readonly: bool) -> None:
+    """Open the block device behind a bind mount anew: the node's descriptor is good for nothing but its place."""
+    descriptor, readonly = open_disk(f"/proc/self/fd/{node}", f"{what}: source {path}", readonly=readonly)
+    sources.add(describe(descriptor, readonly) | {"mount": index}, descriptor)
+
+
 def _check_node(sources: Sources, what: str, path: str, mode: int) -> None:
-    if stat.S_ISBLK(mode):
-        raise Unsupported(f"{what}: block device {path} cannot be bound into a virtual machine")
     if stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode):
         kind = "socket" if stat.S_ISSOCK(mode) else "pipe"
         sources.warnings.append(f"{what}: {kind} {path} of the host is visible in the guest, but leads nowhere there")

@@ -111,13 +111,22 @@ class Hotplug:
         return await self._plug(name, f"NIC {mac}", make)
 
     async def plug_disk(
-        self, descriptor: int, *, readonly: bool, serial: str = "", bus: str = "virtio-blk", direct: bool = False
+        self,
+        descriptor: int,
+        *,
+        readonly: bool,
+        serial: str = "",
+        bus: str = "virtio-blk",
+        direct: bool = False,
+        shared: bool = False,
     ) -> PluggedDevice:
         """Plug a disk: a raw image file or a block device.
 
         QEMU reaches it through a descriptor set, so its uid needs no access to the path; with readonly it gets no right
-        to write either. direct: bypass the host's page cache. bus: virtio-blk or virtio-scsi. Raises: InvalidInput,
-        Unavailable (no slot, no answer), HostError (the file cannot be opened so), OciRuntimeError (QEMU's words).
+        to write either. direct: bypass the host's page cache. bus: virtio-blk or virtio-scsi. shared: others may write
+        to it, too; without it QEMU refuses what another QEMU writes to. A failure of the disk, a full one included, is
+        the guest's to see: the machine goes on. Raises: InvalidInput, Unavailable (no slot, no answer), HostError (the
+        file cannot be opened so), OciRuntimeError (QEMU's words).
         """
         if bus not in DISK_BUSES:
             raise InvalidInput(f"disk bus {bus!r}: not one of {', '.join(DISK_BUSES)}")
@@ -125,12 +134,9 @@ class Hotplug:
         number = int(name.removeprefix("disk"))
         filename = f"/dev/fdset/{number}"
         driver = "host_device" if stat.S_ISBLK(os.fstat(descriptor).st_mode) else "file"
-        node = {
-            "driver": "raw",
-            "node-name": name,
-            "read-only": readonly,
-            "file": {"driver": driver, "filename": filename, "read-only": readonly, "cache": {"direct": direct}},
-        }
+        file: dict[str, Any] = {"driver": driver, "filename": filename, "read-only": readonly}
+        file |= {"cache": {"direct": direct}} | ({"locking": "off"} if shared else {})
+        node = {"driver": "raw", "node-name": name, "read-only": readonly, "file": file}
 
         async def make(plug: _Plug) -> None:
             own = _reopen(descriptor, readonly, direct)
@@ -141,7 +147,7 @@ class Hotplug:
             plug.undo.append(("remove-fd", {"fdset-id": number}))
             await self._qmp.execute("blockdev-add", node)
             plug.undo.append(("blockdev-del", {"node-name": name}))
-            disk = {"drive": name} | ({"serial": serial} if serial else {})
+            disk = {"drive": name, "werror": "report", "rerror": "report"} | ({"serial": serial} if serial else {})
             if bus == "virtio-blk":
                 await self._add_device(name, plug.slot, {"driver": "virtio-blk-pci", **disk})
             else:
@@ -149,6 +155,10 @@ class Hotplug:
                 await self._add_scsi_disk(name, disk)
 
         return await self._plug(name, "disk", make)
+
+    async def resize_disk(self, device: PluggedDevice, size_bytes: int) -> None:
+        """Tell the guest of a disk's new size. Raises: Unavailable, OciRuntimeError (QEMU's words)."""
+        await self._qmp.execute("block_resize", {"node-name": device.id, "size": size_bytes})
 
     async def unplug(self, device: PluggedDevice, deadline_s: float = UNPLUG_DEADLINE_S) -> None:
         """Take a device out: ask the guest, wait until it has let go, free what stands behind.

@@ -117,10 +117,23 @@ class Machine:
         return await self._hotplug.plug_nic(tap_fds, mac, vhost_fds=vhost_fds, mtu=mtu)
 
     async def plug_disk(
-        self, descriptor: int, *, readonly: bool, serial: str = "", bus: str = "virtio-blk", direct: bool = False
+        self,
+        descriptor: int,
+        *,
+        readonly: bool,
+        serial: str = "",
+        bus: str = "virtio-blk",
+        direct: bool = False,
+        shared: bool = False,
     ) -> PluggedDevice:
         """See Hotplug.plug_disk."""
-        return await self._hotplug.plug_disk(descriptor, readonly=readonly, serial=serial, bus=bus, direct=direct)
+        return await self._hotplug.plug_disk(
+            descriptor, readonly=readonly, serial=serial, bus=bus, direct=direct, shared=shared
+        )
+
+    async def resize_disk(self, device: PluggedDevice, size_bytes: int) -> None:
+        """See Hotplug.resize_disk."""
+        await self._hotplug.resize_disk(device, size_bytes)
 
     async def unplug(self, device: PluggedDevice, deadline_s: float = UNPLUG_DEADLINE_S) -> None:
         """See Hotplug.unplug. A machine that has ended has no devices: no error."""

@@ -17,6 +17,7 @@ from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError, Unsuppor
 from oci_runtime.host import syscalls
 from oci_runtime.storage.share import Share
 from oci_runtime.storage.sources import Sources, open_sources
+from tests.loop_lab import loop_disk
 from tests.storage_lab import private_mounts  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("private_mounts")]
@@ -280,10 +281,44 @@ def test_a_device_node_outside_of_dev_is_the_guests_too(bundle: Path) -> None:
     sources.close()
 
 
-def test_a_block_device_is_refused(bundle: Path) -> None:
-    os.mknod(bundle / "disk", stat.S_IFBLK | 0o600, os.makedev(7, 99))
-    message = refused(bundle, Unsupported, bind(bundle / "disk"))
-    assert message == f"mounts[0] /data: block device {bundle}/disk cannot be bound into a virtual machine"
+@pytest.mark.parametrize("options", [["bind"], ["bind", "ro"]])
+def test_a_block_device_becomes_a_disk(bundle: Path, options: list[str]) -> None:
+    with loop_disk(bundle / "image") as disk:
+        os.mknod(bundle / "disk", stat.S_IFBLK | 0o640, os.makedev(*disk.number))
+        os.chown(bundle / "disk", 5, 6)
+        sources = opened(bundle, bind(bundle / "disk", "/disk", *options))
+        (_, (description, descriptor)) = sources.descriptors
+        assert description == {
+            "kind": "disk", "mount": 0, "readonly": "ro" in options, "major": disk.number[0], "minor": disk.number[1],
+            "mode": 0o640, "uid": 5, "gid": 6,
+        }  # fmt: skip
+        assert os.fstat(descriptor).st_rdev == os.makedev(*disk.number)
+        sources.close()
+
+
+def test_a_disk_that_the_host_only_reads_is_read_only(bundle: Path) -> None:
+    with loop_disk(bundle / "image", readonly=True) as disk:
+        sources = opened(bundle, bind(disk.path, "/disk"))
+        assert sources.descriptors[1][0]["readonly"] is True
+        sources.close()
+
+
+def test_a_block_device_that_nothing_is_behind_is_named(bundle: Path) -> None:
+    os.mknod(bundle / "disk", stat.S_IFBLK | 0o600, os.makedev(8, 200))
+    message = refused(bundle, OciRuntimeError, bind(bundle / "disk"))
+    assert message.startswith(f"open mounts[0] /data: source {bundle}/disk: ") and "no such disk" in message
+
+
+def test_devices_of_the_spec_are_found_by_number_and_opened_as_the_rules_say(bundle: Path) -> None:
+    with loop_disk(bundle / "image") as disk:
+        number = {"type": "b", "major": disk.number[0], "minor": disk.number[1]}
+        for access, readonly in (("r", True), ("rw", False)):
+            rules = [{"allow": False, "access": "rwm"}, {"allow": True, **number, "access": access}]
+            linux = {"devices": [{"path": "/dev/x", **number}], "resources": {"devices": rules}}
+            sources = open_sources({"root": {"path": "rootfs"}, "linux": linux}, str(bundle))
+            (_, (description, _descriptor)) = sources.descriptors
+            assert (description["device"], description["readonly"]) == (0, readonly)
+            sources.close()
 
 
 def test_sockets_and_pipes_come_with_a_warning(bundle: Path) -> None:
@@ -314,7 +349,7 @@ def test_types_that_need_the_hosts_kernel_are_refused(bundle: Path) -> None:
 
 def test_more_binds_than_a_message_carries_are_refused(bundle: Path) -> None:
     mounts = [bind(bundle, f"/m{number}") for number in range(200)]
-    assert "more than 190 bind mounts" in refused(bundle, Unsupported, *mounts)
+    assert "more than 190 bind mounts and disks" in refused(bundle, Unsupported, *mounts)
 
 
 def test_the_module_is_light(bundle: Path) -> None:

@@ -94,6 +94,8 @@ class Storage(Message):
     target: str
     fstype: str
     options: list[str]
+    fs_group: int
+    fs_group_on_mismatch: bool
     def __init__(
         self,
         *,
@@ -102,6 +104,31 @@ class Storage(Message):
         target: str = ...,
         fstype: str = ...,
         options: Iterable[str] = ...,
+        fs_group: int = ...,
+        fs_group_on_mismatch: bool = ...,
+    ) -> None: ...
+
+class VolumeRequest(Message):
+    target: str
+    disk_bytes: int
+    def __init__(self, *, target: str = ..., disk_bytes: int = ...) -> None: ...
+
+class VolumeStats(Message):
+    total_bytes: int
+    available_bytes: int
+    used_bytes: int
+    total_inodes: int
+    available_inodes: int
+    used_inodes: int
+    def __init__(
+        self,
+        *,
+        total_bytes: int = ...,
+        available_bytes: int = ...,
+        used_bytes: int = ...,
+        total_inodes: int = ...,
+        available_inodes: int = ...,
+        used_inodes: int = ...,
     ) -> None: ...
 
 class RemoveStorageRequest(Message):
@@ -129,6 +156,7 @@ class CreateContainerRequest(Message):
     pid_namespace_of: str
     in_pod_ipc: bool
     in_pod_uts: bool
+    disks: list[Disk]
     def __init__(
         self,
         *,
@@ -138,7 +166,14 @@ class CreateContainerRequest(Message):
         pid_namespace_of: str = ...,
         in_pod_ipc: bool = ...,
         in_pod_uts: bool = ...,
+        disks: Iterable[Disk] = ...,
     ) -> None: ...
+
+class Disk(Message):
+    pci_path: str
+    host_major: int
+    host_minor: int
+    def __init__(self, *, pci_path: str = ..., host_major: int = ..., host_minor: int = ...) -> None: ...
 
 class ExecProcessRequest(Message):
     container_id: str

@@ -118,18 +118,46 @@ class Event(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., kind: _Optional[str] = ..., container_id: _Optional[str] = ..., time_ns: _Optional[int] = ...) -> None: ...
 
 class Storage(_message.Message):
-    __slots__ = ("driver", "source", "target", "fstype", "options")
+    __slots__ = ("driver", "source", "target", "fstype", "options", "fs_group", "fs_group_on_mismatch")
     DRIVER_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     FSTYPE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    FS_GROUP_FIELD_NUMBER: _ClassVar[int]
+    FS_GROUP_ON_MISMATCH_FIELD_NUMBER: _ClassVar[int]
     driver: str
     source: str
     target: str
     fstype: str
     options: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, driver: _Optional[str] = ..., source: _Optional[str] = ..., target: _Optional[str] = ..., fstype: _Optional[str] = ..., options: _Optional[_Iterable[str]] = ...) -> None: ...
+    fs_group: int
+    fs_group_on_mismatch: bool
+    def __init__(self, driver: _Optional[str] = ..., source: _Optional[str] = ..., target: _Optional[str] = ..., fstype: _Optional[str] = ..., options: _Optional[_Iterable[str]] = ..., fs_group: _Optional[int] = ..., fs_group_on_mismatch: _Optional[bool] = ...) -> None: ...
+
+class VolumeRequest(_message.Message):
+    __slots__ = ("target", "disk_bytes")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    disk_bytes: int
+    def __init__(self, target: _Optional[str] = ..., disk_bytes: _Optional[int] = ...) -> None: ...
+
+class VolumeStats(_message.Message):
+    __slots__ = ("total_bytes", "available_bytes", "used_bytes", "total_inodes", "available_inodes", "used_inodes")
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_INODES_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_INODES_FIELD_NUMBER: _ClassVar[int]
+    USED_INODES_FIELD_NUMBER: _ClassVar[int]
+    total_bytes: int
+    available_bytes: int
+    used_bytes: int
+    total_inodes: int
+    available_inodes: int
+    used_inodes: int
+    def __init__(self, total_bytes: _Optional[int] = ..., available_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., total_inodes: _Optional[int] = ..., available_inodes: _Optional[int] = ..., used_inodes: _Optional[int] = ...) -> None: ...
 
 class RemoveStorageRequest(_message.Message):
     __slots__ = ("target",)
@@ -160,20 +188,32 @@ class ProcessResponse(_message.Message):
     def __init__(self, pid: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CreateContainerRequest(_message.Message):
-    __slots__ = ("container_id", "spec_json", "stdin", "pid_namespace_of", "in_pod_ipc", "in_pod_uts")
+    __slots__ = ("container_id", "spec_json", "stdin", "pid_namespace_of", "in_pod_ipc", "in_pod_uts", "disks")
     CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_JSON_FIELD_NUMBER: _ClassVar[int]
     STDIN_FIELD_NUMBER: _ClassVar[int]
     PID_NAMESPACE_OF_FIELD_NUMBER: _ClassVar[int]
     IN_POD_IPC_FIELD_NUMBER: _ClassVar[int]
     IN_POD_UTS_FIELD_NUMBER: _ClassVar[int]
+    DISKS_FIELD_NUMBER: _ClassVar[int]
     container_id: str
     spec_json: bytes
     stdin: bool
     pid_namespace_of: str
     in_pod_ipc: bool
     in_pod_uts: bool
-    def __init__(self, container_id: _Optional[str] = ..., spec_json: _Optional[bytes] = ..., stdin: _Optional[bool] = ..., pid_namespace_of: _Optional[str] = ..., in_pod_ipc: _Optional[bool] = ..., in_pod_uts: _Optional[bool] = ...) -> None: ...
+    disks: _containers.RepeatedCompositeFieldContainer[Disk]
+    def __init__(self, container_id: _Optional[str] = ..., spec_json: _Optional[bytes] = ..., stdin: _Optional[bool] = ..., pid_namespace_of: _Optional[str] = ..., in_pod_ipc: _Optional[bool] = ..., in_pod_uts: _Optional[bool] = ..., disks: _Optional[_Iterable[_Union[Disk, _Mapping]]] = ...) -> None: ...
+
+class Disk(_message.Message):
+    __slots__ = ("pci_path", "host_major", "host_minor")
+    PCI_PATH_FIELD_NUMBER: _ClassVar[int]
+    HOST_MAJOR_FIELD_NUMBER: _ClassVar[int]
+    HOST_MINOR_FIELD_NUMBER: _ClassVar[int]
+    pci_path: str
+    host_major: int
+    host_minor: int
+    def __init__(self, pci_path: _Optional[str] = ..., host_major: _Optional[int] = ..., host_minor: _Optional[int] = ...) -> None: ...
 
 class ExecProcessRequest(_message.Message):
     __slots__ = ("container_id", "exec_id", "process_json", "stdin")

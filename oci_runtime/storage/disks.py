@@ -1,0 +1,111 @@
+"""Open block devices that a spec takes from the host, in the caller's mount namespace.
+
+The descriptors travel to the sandbox process, which plugs the disks. Imports little: every `create` comes through here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from oci_runtime.errors import HostError, InvalidInput, NotFound, Unsupported
+from oci_runtime.storage.device_kinds import DISK, DROP, REFUSE, is_privileged, kind_of_device, may_write, refusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from oci_runtime.storage.sources import Sources
+
+
+def open_disk(path: str, what: str, *, readonly: bool) -> tuple[int, bool]:
+    """Open a block device or an image file for the machine; return its descriptor and whether it is read-only.
+
+    what: names it in messages. A device that the host has as read-only is so in the guest. Raises: NotFound,
+    InvalidInput (neither of the two), HostError.
+    """
+    flags = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISBLK(mode) or stat.S_ISREG(mode)):  # before it is opened: for a device that has effects
+            raise InvalidInput(f"{what}: neither a block device nor an image file")
+        if readonly or (stat.S_ISBLK(mode) and _is_readonly(os.stat(path).st_rdev)):
+            return os.open(path, os.O_RDONLY | flags), True
+        return os.open(path, os.O_RDWR | flags), False
+    except FileNotFoundError as error:
+        raise NotFound(f"{what}: {os.strerror(errno.ENOENT)}") from error
+    except OSError as error:
+        hint = "the host has no such disk" if error.errno in (errno.ENXIO, errno.ENODEV) else ""
+        raise HostError.from_oserror(error, "open", what, hint=hint) from error
+
+
+def _is_readonly(number: int) -> bool:
+    try:
+        with open(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/ro", encoding="ascii") as file:
+            return file.read().strip() == "1"
+    except OSError:
+        return False
+
+
+def describe(descriptor: int, readonly: bool) -> dict[str, Any]:
+    """What the sandbox process has to know of a disk: where it goes is added by the caller."""
+    status = os.fstat(descriptor)
+    return {
+        "kind": "disk",
+        "readonly": readonly,
+        "major": os.major(status.st_rdev),
+        "minor": os.minor(status.st_rdev),
+        "mode": stat.S_IMODE(status.st_mode),
+        "uid": status.st_uid,
+        "gid": status.st_gid,
+    }
+
+
+def open_devices(sources: Sources, spec: Mapping[str, Any]) -> None:
+    """Open the disks of linux.devices, and note the devices that the guest does not get.
+
+    Raises: Unsupported (a character device that only the host has), NotFound, HostError; they name the device.
+    """
+    linux = spec.get("linux") or {}
+    rules = (linux.get("resources") or {}).get("devices") or ()
+    privileged = is_privileged(rules)
+    for index, device in enumerate(linux.get("devices") or ()):
+        what = f"linux.devices[{index}] {device.get('path')}"
+        number = int(device.get("major", -1)), int(device.get("minor", -1))
+        host_name = _host_name(*number) if device.get("type") == "b" else ""
+        kind = kind_of_device(device, privileged=privileged, host_name=host_name)
+        if kind == REFUSE:
+            raise Unsupported(refusal(what, device))
+        if kind == DROP:
+            sources.guest_mounts.append({"kind": "no-device", "index": index})
+        if kind == DISK:
+            sources.require_room(what)
+            path = _find_node(what, number, host_name, str(device.get("path")))
+            descriptor, readonly = open_disk(path, what, readonly=not may_write(rules, *number))
+            sources.add(describe(descriptor, readonly) | {"device": index}, descriptor)
+
+
+def _host_name(major: int, minor: int) -> str:
+    """What the host's kernel calls a block device, such as /dev/sda; empty when it has none of that number."""
+    try:
+        with open(f"/sys/dev/block/{major}:{minor}/uevent", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("DEVNAME="):
+                    return "/dev/" + line[len("DEVNAME=") :].strip()
+    except OSError:
+        return ""
+    return ""
+
+
+def _find_node(what: str, number: tuple[int, int], *candidates: str) -> str:
+    """The node of a block device on the host: where the kernel has it, else where the container will."""
+    for path in candidates:
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        if stat.S_ISBLK(status.st_mode) and status.st_rdev == os.makedev(*number):
+            return path
+    raise NotFound(f"{what}: the host has no block device {number[0]}:{number[1]}")
