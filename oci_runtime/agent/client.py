@@ -183,10 +183,12 @@ class AgentClient:
         )
         return await self._call("ExecProcess", request, pb.ProcessResponse, LONG_S)
 
-    async def signal_process(self, container_id: str, exec_id: str, signal: int, *, all: bool = False) -> None:
+    async def signal_process(
+        self, container_id: str, exec_id: str, signal: int, *, all: bool = False, timeout_s: float = SHORT_S
+    ) -> None:
         """Send a signal; `all`: to every process of the container, also after its first one has ended."""
         request = pb.SignalProcessRequest(container_id=container_id, exec_id=exec_id, signal=signal, all=all)
-        await self._call("SignalProcess", request, pb.Empty)
+        await self._call("SignalProcess", request, pb.Empty, timeout_s)
 
     async def wait_process(self, container_id: str, exec_id: str) -> pb.WaitProcessResponse:
         """Wait for the end of a process, as long as it takes."""

@@ -81,7 +81,6 @@ class AgentConfig(Record):
     """[agent]"""
 
     kernel_modules: tuple[str, ...]
-    log_level: str
 
 
 class LogConfig(Record):

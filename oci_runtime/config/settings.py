@@ -135,9 +135,17 @@ SETTINGS: tuple[Setting, ...] = (
     _int("runtime", "kill_timeout_s", 10, 1, 600, "How long the guest may take to deliver a signal, seconds."),
     _int("runtime", "stop_timeout_s", 30, 1, 600, "How long `delete --force` may take for a pod, seconds."),
     _list("agent", "kernel_modules", "module", "Modules (with parameters) that the guest loads at start.", pod=True),
-    _choice("agent", "log_level", "info|debug|warning|error", "What the agent logs.", pod=True),
-    _choice("log", "level", "info|debug|warning|error", "What the sandbox process logs."),
-    _int("log", "max_console_kib", 1024, 16, 1 << 20, "How much of a guest's console is kept, KiB."),
+    _choice(
+        "log", "level", "info|debug|warning|error", "What the sandbox process logs; a shim's level is containerd's."
+    ),
+    _int(
+        "log",
+        "max_console_kib",
+        512,
+        16,
+        1 << 20,
+        "How much of a guest's console is kept, half of its beginning and half of its end, KiB.",
+    ),
 )
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 SECTIONS = tuple(dict.fromkeys(setting.section for setting in SETTINGS))

@@ -20,7 +20,7 @@ _MAX_SECTION_BYTES = 16 << 10
 _MAX_PACKAGES = 4096
 _MAX_FEATURES = 4096
 _FILE_SYSTEM_MODULES = frozenset({"9p", "btrfs", "erofs", "ext4", "fuse", "overlay", "squashfs", "virtiofs", "xfs"})
-_PACKAGES = "/etc/vmpod-packages"
+_PACKAGES = "/usr/share/vmpod/packages"
 _FILES = (
     "/proc/meminfo", "/proc/loadavg", "/proc/pressure/memory", "/proc/pressure/io", "/proc/mounts",
     "/proc/net/dev", "/proc/net/route", "/proc/partitions", "/proc/modules",

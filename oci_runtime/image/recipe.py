@@ -98,6 +98,7 @@ KERNEL_PARAMETERS = (
     "quiet",
     "loglevel=1",  # not 0: with it a panic prints nothing
     "panic=-1",
+    "oops=panic",  # a kernel that has lost a thread to a bug is no ground for containers: the pod ends, and says why
     "reboot=t",
     "no_timer_check",
     "tsc=reliable",

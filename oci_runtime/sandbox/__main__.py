@@ -30,7 +30,7 @@ def main() -> int:
     _ignore_signals()
     _raise_descriptor_limit()
     request = BootRequest.parse(_read_all(fds["boot"]))
-    configure(Sink(os.path.join(request.directory, SANDBOX_LOG), json_lines=True))
+    configure(Sink(os.path.join(request.directory, SANDBOX_LOG), json_lines=True, level=request.config.log.level))
     log = get_logger(__name__)
     try:
         launched = launch(request, began_ns)

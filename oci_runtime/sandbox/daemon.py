@@ -25,7 +25,7 @@ async def run_sandbox(launched: Launched, listen_fd: int) -> int:
     """Serve the pod until it has ended and everybody was told; return the process's exit code."""
     machine = VirtualMachine(launched)
     recorder = StateRecorder(Layout(launched.root))
-    sandbox = Sandbox(machine, owner_id=launched.sandbox_id, on_change=recorder.changed)
+    sandbox = Sandbox(machine, owner_id=launched.request.owner_id, on_change=recorder.changed)
     server = ControlServer(sandbox, socket.socket(fileno=listen_fd))
     serving = asyncio.create_task(server.serve())
     stop_tasks: set[asyncio.Task[None]] = set()

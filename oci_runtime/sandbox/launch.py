@@ -30,6 +30,8 @@ from oci_runtime.vm.argv import VmSettings
 from oci_runtime.vm.launch import QemuLaunch, launch_qemu, sandbox_uid
 
 log = get_logger(__name__)
+# After the image's own: the last word counts.
+_DEBUG_PARAMETERS = ("ignore_loglevel", "loglevel=7")
 
 
 class BootRequest(Record):
@@ -165,6 +167,7 @@ def plan_settings(request: BootRequest, timeline: Timeline, facts: HostFacts) ->
         image_bytes=image.image_bytes,
         kernel_parameters=(
             *image.kernel_parameters,
+            *(_DEBUG_PARAMETERS if config.vm.debug else ()),
             *config.vm.kernel_parameters.split(),
             f"vmpod.transport={transport}",
         ),

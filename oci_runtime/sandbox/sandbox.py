@@ -24,6 +24,8 @@ from oci_runtime.sandbox.virtual_machine import VirtualMachine
 log = get_logger(__name__)
 
 _SIGKILL = 9
+# A broken link to the guest is noticed by its callers first; why it broke follows within moments.
+_LOSS_S = 1.0
 _T = TypeVar("_T")
 MAX_CONTAINERS = 256
 MAX_EXECS = 1024
@@ -187,7 +189,8 @@ class Sandbox:
         try:
             if self._ending is None:
                 agent = await self._agent()
-                await agent.signal_process(container.id, "", _SIGKILL, all=True)
+                timeout_s = self.machine.config.runtime.kill_timeout_s
+                await agent.signal_process(container.id, "", _SIGKILL, all=True, timeout_s=timeout_s)
             await asyncio.wait_for(asyncio.shield(container.init.exit), 10)
         except (OciRuntimeError, TimeoutError) as error:
             if container.init.exit.done():
@@ -236,8 +239,12 @@ class Sandbox:
             container.require(Status.CREATED, Status.RUNNING, Status.PAUSED)
         agent = await self._agent()
         try:
-            await agent.signal_process(container_id, exec_id, signal, all=all_processes)
-        except Unavailable:
+            await agent.signal_process(
+                container_id, exec_id, signal, all=all_processes, timeout_s=self.machine.config.runtime.kill_timeout_s
+            )
+        except Unavailable as error:
+            if await self.machine.is_lost(_LOSS_S):
+                raise WrongState(f"container not running: {self.machine.failure}") from error
             if signal != _SIGKILL or exec_id:
                 raise
             await self._end(f"guest does not answer to SIGKILL for container {container_id}")

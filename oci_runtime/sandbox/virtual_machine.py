@@ -43,6 +43,7 @@ class VirtualMachine:
 
     def __init__(self, launched: Launched) -> None:
         self.launched = launched
+        self.config = launched.config
         self.sandbox_id = launched.sandbox_id
         self.timeline = launched.timeline
         self.failure = ""
@@ -86,7 +87,8 @@ class VirtualMachine:
     async def _bring_up(self) -> None:
         begin_ns = time.monotonic_ns()
         self.launched.undo_qemu.pop_all()
-        machine = await Machine.connect(self.launched.qemu, self.launched.console_log)
+        kept_bytes = self.config.log.max_console_kib << 10
+        machine = await Machine.connect(self.launched.qemu, self.launched.console_log, console_bytes=kept_bytes)
         self._machine = machine
         self._watch(machine)
         self._connected.set_result(machine)
@@ -97,7 +99,7 @@ class VirtualMachine:
         begin_ns = time.monotonic_ns()
         client = await AgentClient.connect(await self._unless_lost(machine.connect_agent()))
         self._client = client
-        boot_timeout_s = self.launched.config.vm.boot_timeout_s
+        boot_timeout_s = self.config.vm.boot_timeout_s
         try:
             hello = await asyncio.wait_for(self._unless_lost(client.hello(__version__, os.urandom(64))), boot_timeout_s)
         except TimeoutError as error:
@@ -155,6 +157,11 @@ class VirtualMachine:
     async def lost(self) -> str:
         """Wait until the machine cannot go on; return why."""
         return await asyncio.shield(self._lost)
+
+    async def is_lost(self, wait_s: float) -> bool:
+        """Whether the machine is lost, or turns out to be within `wait_s`."""
+        await asyncio.wait([self._lost], timeout=wait_s)
+        return self._lost.done()
 
     async def greeted_agent(self) -> AgentClient:
         """The client of the guest from its first answer on: the share may not be mounted yet."""
@@ -233,7 +240,7 @@ class VirtualMachine:
                 hostname=str(request.spec.get("hostname") or os.uname().nodename),
                 domainname=str(request.spec.get("domainname") or ""),
                 sysctls={},
-                kernel_modules=self.launched.config.agent.kernel_modules,
+                kernel_modules=self.config.agent.kernel_modules,
             )
             self._sandbox_set_up = True
 
@@ -276,7 +283,7 @@ class VirtualMachine:
         """Begin to bring the namespace's interfaces into the guest; the first container's namespace is the pod's."""
         if self._network is not None:
             return
-        self._network = PodNetwork(self, self.launched.config.network)
+        self._network = PodNetwork(self, self.config.network)
         attach = self._network.attach(os.dup(netns_fd), request.pid, find_network_path(request.spec))
         self._network_ready = asyncio.create_task(attach)
 
@@ -335,17 +342,18 @@ class VirtualMachine:
         if self._network_ready is not None:
             self._network_ready.cancel()
             await asyncio.gather(self._network_ready, return_exceptions=True)
+        stop_s = float(self.config.vm.stop_timeout_s)
         steps: list[tuple[str, Awaitable[Any]]] = []
         if self._client is not None:
             steps.append(("agent link", self._client.close()))
         if self._machine is not None:
-            steps.append(("QEMU", self._machine.stop(2.0)))
+            steps.append(("QEMU", self._machine.stop(stop_s)))
         if self._network is not None:
             steps.append(("network", self._network.close()))
         steps.append(("launch", asyncio.to_thread(self.launched.close)))
         for name, step in steps:
             try:
-                await asyncio.wait_for(step, _CLOSE_S)
+                await asyncio.wait_for(step, stop_s + _CLOSE_S)
             except Exception as error:  # noqa: BLE001 - the other steps must be tried whatever this one does
                 log.error("cannot undo", step=name, reason=repr(error))
         for future in (self._connected, self._greeted, self._ready):

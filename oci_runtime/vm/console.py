@@ -12,8 +12,7 @@ from pathlib import Path
 
 from oci_runtime.errors import HostError
 
-HEAD_BYTES = 256 * 1024
-TAIL_BYTES = 256 * 1024
+LIMIT_BYTES = 512 * 1024
 # Everything that could move a cursor, change a terminal's state or end a log line early; tab and line feed stay.
 _UNSAFE: dict[int, str] = {
     code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)] if code not in (0x09, 0x0A)
@@ -27,11 +26,13 @@ class ConsoleLog:
     Not thread-safe; it lives in the event loop's thread. Sizes are bytes of that text.
     """
 
-    def __init__(self, path: Path, head_bytes: int = HEAD_BYTES, tail_bytes: int = TAIL_BYTES) -> None:
-        """Create (or truncate) the log. Raises: HostError."""
+    def __init__(self, path: Path, limit_bytes: int = LIMIT_BYTES) -> None:
+        """Create (or truncate) the log. limit_bytes: half for the beginning, half for the end, which is in memory.
+
+        Raises: HostError.
+        """
         self._path = str(path)
-        self._head_bytes = head_bytes
-        self._tail_bytes = tail_bytes
+        self._head_bytes = self._tail_bytes = limit_bytes // 2
         self._total = 0
         self._recent = bytearray()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from oci_runtime.errors import OciRuntimeError, Unavailable
+from oci_runtime.vm.console import LIMIT_BYTES
 from oci_runtime.vm.hotplug import UNPLUG_DEADLINE_S, Hotplug, PluggedDevice
 from oci_runtime.vm.launch import QemuLaunch
 from oci_runtime.vm.process import QemuProcess
@@ -62,14 +63,20 @@ class Machine:
         self._exit_task = asyncio.create_task(self._watch_exit(), name="qemu exit")
 
     @classmethod
-    async def connect(cls, launch: QemuLaunch, console_log: Path, deadline_s: float = CONNECT_DEADLINE_S) -> Machine:
+    async def connect(
+        cls,
+        launch: QemuLaunch,
+        console_log: Path,
+        deadline_s: float = CONNECT_DEADLINE_S,
+        console_bytes: int = LIMIT_BYTES,
+    ) -> Machine:
         """Take over a launch: watch it, collect its console, open the QMP session. All of `launch` but its agent socket
-        belongs to the machine from here on.
+        belongs to the machine from here on. console_bytes: how much of the console is kept.
 
         Raises: Unavailable, with QEMU's messages as detail, when it died or does not answer; HostError (console log).
         After a failure QEMU is dead and everything is closed.
         """
-        process = QemuProcess(launch, console_log)
+        process = QemuProcess(launch, console_log, console_bytes)
         try:
             qmp = await Qmp.connect(launch.qmp, deadline_s)
         except BaseException as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from oci_runtime.errors import OciRuntimeError
 from oci_runtime.host.spawn import kill, kill_and_reap, reap
-from oci_runtime.vm.console import ConsoleLog
+from oci_runtime.vm.console import LIMIT_BYTES, ConsoleLog
 from oci_runtime.vm.launch import QemuLaunch
 
 _STDERR_BYTES = 16 * 1024
@@ -23,14 +23,14 @@ class QemuProcess:
     have been read to their end by then.
     """
 
-    def __init__(self, launch: QemuLaunch, console_log: Path) -> None:
+    def __init__(self, launch: QemuLaunch, console_log: Path, console_bytes: int = LIMIT_BYTES) -> None:
         """Start watching. Raises: HostError (console log); QEMU is then dead and the launch closed."""
         self.launch = launch
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._stderr = bytearray()
         self._closed = False
         try:
-            self.console = ConsoleLog(console_log)
+            self.console = ConsoleLog(console_log, console_bytes)
         except OciRuntimeError:
             kill_and_reap(launch.child)
             launch.close()

@@ -329,6 +329,11 @@ async def test_the_guests_clock_runs_as_fast_as_the_hosts(guest: Guest) -> None:
     assert 0.5 < (await uptime_s() - begin) / (time.monotonic() - begin_s) < 2
 
 
+async def test_the_guest_names_the_packages_of_its_image(guest: Guest) -> None:
+    packages = dict(line.split(" ") for line in (await guest.agent.guest_details()).image_packages)
+    assert {"crun", "kmod"} <= set(packages)
+
+
 async def test_every_device_gets_its_driver(guest: Guest) -> None:
     wanted = {"virtio_balloon", "virtio_rng", "pvpanic_pci"}
 

@@ -95,6 +95,36 @@ def test_pid_namespace_shared_with_the_sandbox(shared: Engine) -> None:
     assert shared.state("pod")["status"] == "running"
 
 
+def test_an_exec_that_ignores_the_pause_begins_at_the_resume(shared: Engine) -> None:
+    shared.run("m6", ["sleep", "1000"], **member("pod"))
+    shared.call("pause", "m6")
+    assert "paused" in shared.exec("m6", "true", check=False).err
+    command = shared.command("exec", "--ignore-paused", "m6", "echo", "at last")
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    proxies = shared.call("ps", "--format", "json", "m6").out
+    assert proxies and process.poll() is None
+    assert shared.state("m6")["status"] == "paused"
+    shared.call("resume", "m6")
+    assert process.communicate(timeout=60)[0] == "at last\n" and process.returncode == 0
+    shared.call("delete", "--force", "m6")
+
+
+def test_a_missing_interpreter_fails_at_the_start_as_with_runc(shared: Engine) -> None:
+    script = shared.rootfs / "bin" / "orphan"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    shared.create("m7", ["/bin/orphan"], **member("pod"))
+    shared.call("start", "m7", check=False)
+    assert shared.exit_code("m7") != 0
+    assert "no such file or directory" in shared.log("m7").lower()
+    assert shared.state("m7")["status"] == "stopped"
+    shared.call("delete", "m7")
+
+
+def test_an_oops_of_the_guest_s_kernel_is_a_panic(shared: Engine) -> None:
+    assert shared.exec("pod", "cat", "/proc/sys/kernel/panic_on_oops").out == "1\n"
+
+
 def test_timeline_tells_the_phases_in_order(shared: Engine) -> None:
     phases = json.loads(shared.call("timeline", "--format", "json", "pod").out)["phases"]
     names = [phase["name"] for phase in phases]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import signal
+import subprocess
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -148,10 +151,11 @@ def test_a_changed_image_is_refused(engine: Engine, broken_image: Callable[[str]
 
 
 def test_a_guest_that_never_comes_up_shows_its_console(engine: Engine) -> None:
-    with_config(engine, '[vm]\nboot_timeout_s = 6\nkernel_parameters = "rdinit=/nothing loglevel=7"')
+    with_config(engine, '[vm]\nboot_timeout_s = 6\ndebug = true\nkernel_parameters = "rdinit=/nothing"')
     failed = engine.create("x", SLEEP, check=False)
     assert failed.code == 1
     assert "guest" in failed.err or "virtual machine" in failed.err
+    assert "sandbox process ended" not in failed.err, "it did not, the guest failed"
     assert "Kernel panic" in failed.err or "rdinit" in failed.err or "nothing" in failed.err, failed.err
     assert engine.leftovers() == []
 
@@ -172,8 +176,6 @@ def test_create_of_a_missing_program_fails_in_create(engine: Engine) -> None:
 
 
 def test_full_disk_in_the_state_directory(engine: Engine) -> None:
-    import subprocess
-
     engine.root.mkdir(mode=0o700)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k,mode=0700", "tmpfs", str(engine.root)], check=True)
     try:
@@ -204,9 +206,12 @@ def test_state_directory_of_an_earlier_boot(engine: Engine) -> None:
 
 
 def test_a_hung_guest_does_not_hang_state_and_delete_ends_it(engine: Engine) -> None:
+    with_config(engine, "[runtime]\nkill_timeout_s = 1")
     engine.run("s", SLEEP)
     os.kill(engine.sandbox_record()["qemu"]["pid"], signal.SIGSTOP)
     assert json.loads(engine.call("state", "s", deadline_s=10).out)["status"] == "running"
+    failed = engine.call("kill", "s", "TERM", check=False)
+    assert failed.code == 1 and "no answer from the guest's agent within 1 s" in failed.err
     engine.call("delete", "--force", "s")
     assert engine.leftovers() == []
 
@@ -217,3 +222,29 @@ def test_unknown_sandbox_and_dead_sandbox_are_named(engine: Engine) -> None:
     engine.exit_code("s")
     failed = engine.create("late", SLEEP, check=False, annotations=crio("container", "s"))
     assert failed.code == 1 and "sandbox s" in failed.err, failed.err
+
+
+def test_delete_does_not_wait_for_somebody_to_read_the_output(engine: Engine) -> None:
+    """A full log pipe stops the proxy, and a pod that has ended waits for its proxies."""
+    bundle = engine.bundle("s", ["sh", "-c", "while :; do echo yes; done"])
+    reader, writer = os.pipe()
+    engine.ids.append("s")
+    command = engine.command("create", "--bundle", str(bundle), "--pid-file", str(bundle / "pid"), "s")
+    subprocess.run(command, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, check=True, timeout=60)
+    os.close(writer)
+    engine.pids["s"] = int((bundle / "pid").read_text())
+    engine.call("start", "s")
+    full = int(fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ))
+    wait_until(lambda: waiting_bytes(reader) > full // 2, "the pipe fills")
+    engine.call("kill", "s", "KILL")
+    record = engine.root / "s" / "state.json"
+    wait_until(lambda: json.loads(record.read_text())["status"] == "stopped", "the guest's process has ended")
+    assert is_running(engine.pids["s"]), "its proxy has output that nobody took"
+    engine.call("delete", "--force", "s")
+    assert engine.leftovers() == []
+    os.close(reader)
+
+
+def waiting_bytes(fd: int) -> int:
+    """How much of a pipe can be read."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), "little")
