@@ -63,12 +63,13 @@ def _access(value: object) -> str:
     return result
 
 
+_PAGE_SIZES = frozenset(f"{1 << bits}{unit}" for unit in ("KB", "MB", "GB") for bits in range(10))
+
+
 def _page_size(value: object) -> str:
-    """A number without leading zero and KB, MB or GB, as in /sys/kernel/mm/hugepages and the cgroup file names."""
+    """A power of two below 1024 and KB, MB or GB, as in the cgroup file names: no kernel has pages of another size."""
     result = text(value)
-    digits = result[:-2]
-    ending = result[-2:]
-    if ending not in ("KB", "MB", "GB") or not digits or digits.strip("0123456789") or digits[0] == "0":
+    if result not in _PAGE_SIZES:
         raise wrong("a page size such as 2MB", value)
     return result
 

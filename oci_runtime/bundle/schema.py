@@ -190,7 +190,11 @@ RESOURCES = _object(
         throttleWriteIOPSDevice=_THROTTLES,
     ),
     hugepageLimits=_list(
-        _object("pageSize limit", pageSize=_string("[1-9][0-9]*[KMG]B", "a page size such as 2MB"), limit=UINT64)
+        _object(
+            "pageSize limit",
+            pageSize=_string("(1|2|4|8|16|32|64|128|256|512)[KMG]B", "a page size such as 2MB"),
+            limit=UINT64,
+        )
     ),
     network=_object(classID=UINT32, priorities=_list(_object("name priority", name=NAME, priority=UINT32))),
     rdma=_map(_object(hcaHandles=UINT32, hcaObjects=UINT32)),

@@ -181,6 +181,7 @@ WRONG: list[tuple[str, object, str]] = [
         "02MB",
         "$.linux.resources.hugepageLimits[0].pageSize must be a page",
     ),
+    ("linux.resources.hugepageLimits.0.pageSize", "3MB", "$.linux.resources.hugepageLimits[0].pageSize must be a page"),
     ("linux.resources.unified", {"../x": ""}, '$.linux.resources.unified["../x"] must be the name of a file'),
     ("linux.seccomp.syscalls.0.names", [], "$.linux.seccomp.syscalls[0].names must have at least 1 item"),
     ("linux.seccomp.syscalls.0.args.0.index", 6, "$.linux.seccomp.syscalls[0].args[0].index must be from 0 to 5"),
