@@ -33,6 +33,7 @@ ENGINES: dict[str, tuple[str, ...]] = {
             "filesystem",
             "devices",
             "linux",
+            "namespaces",
             "resources",
             "exec",
             "manage",

@@ -110,3 +110,18 @@ def mknod(case: Case) -> None:
 @suite.check("denied", "config-linux.md#allowed-device-list", "a device that no rule allows cannot be opened")
 def denied(case: Case) -> None:
     case.equal(case.shared(probe)["denied"], "refused", "open of /dev/mem")
+
+
+@suite.check(
+    "unknown-numbers", "config-linux.md#devices", "nodes are made although nothing stands behind their numbers"
+)
+def unknown_numbers(case: Case) -> None:
+    container = case.container("stat", "-c", "%n %F %t:%T %a %u:%g", "/dev/one", "/dev/two", "/dev/three")
+    container.config["linux"]["devices"] = [
+        {"path": "/dev/one", "type": "c", "major": 10, "minor": 666, "fileMode": 0o432, "uid": 0, "gid": 0},
+        {"path": "/dev/two", "type": "b", "major": 8, "minor": 666, "fileMode": 0o432, "uid": 7, "gid": 8},
+        {"path": "/dev/three", "type": "p", "major": 8, "minor": 666, "fileMode": 0o432, "uid": 0, "gid": 0},
+    ]
+    lines = container.run().out.splitlines()
+    expected = ["/dev/one character special file a:29a 432 0:0", "/dev/two block special file 8:29a 432 7:8"]
+    case.equal(lines, [*expected, "/dev/three fifo 0:0 432 0:0"], "kind, number, mode and owner")

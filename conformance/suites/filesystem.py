@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from functools import partial
 from pathlib import Path
 
@@ -330,7 +331,51 @@ def _propagation(value: str, wanted: str, case: Case) -> None:
     case.equal(found, wanted, f"propagation of / with {value!r}: {fields}")
 
 
-for _value, _wanted in (("private", "private"), ("shared", "shared"), ("unbindable", "unbindable")):
+@suite.check(
+    "masked-kinds", "config-linux.md#masked-paths", "what is nested, a pipe, a device or behind a link is masked"
+)
+def masked_kinds(case: Case) -> None:
+    container = case.container("sh", "-c", KINDS)
+    _make_kinds(container.rootfs / "opt")
+    container.config["linux"]["maskedPaths"] = [f"/opt/{name}" for name in (*KIND_NAMES, "deep/er/file")]
+    container.config["linux"]["resources"]["devices"] = [{"allow": True, "access": "rwm"}]
+    expected = ["pipe: character special file", "device: character special file 1:3", "target: masked", "deep: masked"]
+    case.equal(container.run().out.splitlines(), expected, "kinds and content")
+
+
+@suite.check("readonly-kinds", "config-linux.md#readonly-paths", "what is nested or behind a link is read-only")
+def readonly_kinds(case: Case) -> None:
+    script = "cd /opt; for f in target/file deep/er/file; do echo x 2>/dev/null >>$f && echo $f; done; cat deep/er/file"
+    container = case.container("sh", "-c", script)
+    _make_kinds(container.rootfs / "opt")
+    container.config["linux"]["readonlyPaths"] = ["/opt/link", "/opt/deep/er/file"]
+    case.equal(container.run().out, "in the image\n", "output")
+
+
+KIND_NAMES = ("pipe", "device", "link")
+KINDS = """
+echo "pipe: $(stat -c %F /opt/pipe)"; echo "device: $(stat -c '%F %t:%T' /opt/device)"
+[ -e /opt/target/file ] && echo target: visible || echo target: masked
+[ -s /opt/deep/er/file ] && echo deep: visible || echo deep: masked
+"""
+
+
+def _make_kinds(directory: Path) -> None:
+    """A named pipe, a device, a link to a directory, a file two levels down."""
+    os.mkfifo(directory / "pipe")
+    os.mknod(directory / "device", 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+    for name in ("target", "deep/er"):
+        (directory / name).mkdir(parents=True)
+        (directory / name / "file").write_text("in the image\n")
+    os.symlink("target", directory / "link")
+
+
+for _value, _wanted in (
+    ("private", "private"),
+    ("slave", "private"),
+    ("shared", "shared"),
+    ("unbindable", "unbindable"),
+):
     suite.add(
         f"propagation-{_value}",
         "config-linux.md#rootfs-mount-propagation",

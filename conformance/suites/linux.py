@@ -7,7 +7,6 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
-from conformance import host
 from conformance.bundle import Config, namespace
 from conformance.case import Case, sections
 from conformance.container import Container
@@ -114,21 +113,6 @@ def sysctl_unknown(case: Case) -> None:
     case.refused(outcome)
 
 
-@suite.check("network-path", "config-linux.md#namespaces", "a network namespace given by path is joined by the process")
-def network_path(case: Case) -> None:
-    holder = subprocess.Popen(["unshare", "--net", "sleep", "1000"])
-    case.defer(holder.wait)
-    case.defer(holder.kill)
-    path = f"/proc/{holder.pid}/ns/net"
-    host.poll_until(lambda: os.stat(path).st_ino != os.stat("/proc/self/ns/net").st_ino, 10)
-    container = case.container("sleep", "1000", own=True)
-    namespace(container.config, "network")["path"] = path
-    container.create()
-    case.equal(
-        os.stat(f"/proc/{container.pid()}/ns/net").st_ino, os.stat(path).st_ino, "network namespace of the host process"
-    )
-
-
 @suite.check("pid-process-namespaces", "callers: namespaces", "the process that callers see lives in new namespaces")
 def pid_process_namespaces(case: Case) -> None:
     pod = case.session.pod()
@@ -182,13 +166,6 @@ def separate_ipc(case: Case) -> None:
 def namespace_path_missing(case: Case) -> None:
     container = case.container("true", own=True)
     namespace(container.config, "network")["path"] = "/proc/self/ns/no-such-namespace"
-    case.refused(container.try_create())
-
-
-@suite.check("namespace-path-kind", "config-linux.md#namespaces", "a path to a namespace of another kind is an error")
-def namespace_path_kind(case: Case) -> None:
-    container = case.container("true", own=True)
-    namespace(container.config, "network")["path"] = "/proc/self/ns/uts"
     case.refused(container.try_create())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from conformance.bundle import Config
 from conformance.case import Case, sections
@@ -197,3 +198,37 @@ def hugetlb_unknown(case: Case) -> None:
     if outcome.ok:
         outcome = case.runtime.call("start", container.id)
     case.refused(outcome)
+
+
+@suite.check(
+    "cgroup-removed", "runtime.md#delete", "the container's cgroups of the host exist while it lives, and go with it"
+)
+def cgroup_removed(case: Case) -> None:
+    container = case.container("sleep", "1000")
+    _limits(container.config["linux"])
+    container.create().start()
+    made = _host_cgroups(container.id)
+    case.expect(made, f"no cgroup of the host is called {container.id}")
+    container.delete("--force")
+    case.equal(_host_cgroups(container.id), [], "cgroups after delete")
+
+
+@suite.check("cgroup-foreign", "runtime.md#delete", "delete removes no cgroup that create has not made")
+def cgroup_foreign(case: Case) -> None:
+    container = case.container("sleep", "1000")
+    _limits(container.config["linux"])
+    container.create().start()
+    foreign = [path.parent / f"foreign-{container.id}" for path in _host_cgroups(container.id) if "pids" in path.parts]
+    foreign = foreign or [path.parent / f"foreign-{container.id}" for path in _host_cgroups(container.id)[:1]]
+    for path in foreign:
+        path.mkdir()
+        case.defer(path.rmdir)
+        (path / "cgroup.procs").write_text(str(container.pid()))
+    container.kill("KILL")
+    container.wait()
+    container.delete()
+    case.expect(all(path.is_dir() for path in foreign), f"gone: {foreign}")
+
+
+def _host_cgroups(name: str) -> list[Path]:
+    return sorted(Path("/sys/fs/cgroup").glob(f"**/{name}"))

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 # Namespaces of the host that the proxy joins or makes; it always has a mount namespace, the rest belongs to the guest.
-_PROXY_NAMESPACES = ("network", "ipc", "uts", "pid")
+_PROXY_NAMESPACES = ("network", "ipc", "uts", "pid", "cgroup")
 # What comes on top of the guest's own time to boot before a `create` gives up.
 _CREATE_MARGIN_S = 60.0
 # A machine that is ending when a member arrives takes this long.

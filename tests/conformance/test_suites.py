@@ -17,7 +17,13 @@ VMPOD = Path(sys.executable).with_name("vmpod")
 CONSOLES = "{root}/**/.sandboxes/*/console.log"
 FULL = os.environ.get("VMPOD_TEST_CONFORMANCE") == "full"
 QUICK = {
-    "oci": ["lifecycle", "cleanliness.whole-life", "cleanliness.failed-create", "hooks.state-*"],
+    "oci": [
+        "lifecycle",
+        "cleanliness.whole-life",
+        "cleanliness.failed-create",
+        "hooks.state-*",
+        "namespaces.refused-*",
+    ],
     "conmon": ["conmon.sandbox*", "conmon.member*", "conmon.exec-*", "conmon.stop*", "conmon.dropped-infra"],
     "ctr": ["ctr.run", "ctr.detached", "ctr.exec", "ctr.kill"],
     "podman": ["podman.info", "podman.run", "podman.detached", "podman.exec", "podman.stats"],
@@ -77,6 +83,7 @@ def test_reports(tmp_path: Path) -> None:
     assert {f"commands.{case.get('name')}" for case in cases} == set(statuses)
     page = (tmp_path / "index.html").read_text()
     assert "control" in page and "commands.version" in page
+    assert page.count('<i class="pass" title="commands.') == len(statuses)
     assert 'src="' not in page and "@import" not in page and "<link" not in page
 
 
