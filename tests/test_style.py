@@ -50,7 +50,7 @@ ALSO = {
     ("shim", "cli"),  # hooks, host cgroups and clean-up, which both front doors need
 }
 GUEST_MAY_IMPORT = {"guest", "json_text", "netlink", "record", "ttrpc", "errors"}
-ONLY_IN = {"pyroute2": {"network"}, "qemu": {"vm"}, "ctypes": {"host"}, "grpc": set()}
+ONLY_IN = {"pyroute2": set(), "qemu": {"vm"}, "ctypes": {"host"}, "grpc": set()}
 FORBIDDEN_IN_GUEST = {"subprocess", "asyncio"}
 
 
