@@ -10,18 +10,44 @@ from conformance.case import Case
 from conformance.engines.daemons import Client, podman
 from conformance.engines.image import NAME, write_image
 from conformance.engines.podman_box import PODMAN, SERVE, Box, suite, wait_fetch
+from conformance.session import Session
+
+
+def serving(session: Session) -> Box:
+    """A server in podman's own network, with a published port."""
+    made = Box(session, "sh", "-c", SERVE, flags=("--publish", "127.0.0.1:18080:80"))
+    session.defer(made.remove)
+    return made
 
 
 @suite.check("network", PODMAN, "bridge network: address, gateway, published port, stats of the interface")
 def network(case: Case) -> None:
-    box = Box(case.session, "sh", "-c", SERVE, flags=("--publish", "127.0.0.1:18080:80"))
-    case.defer(box.remove)
+    box = case.shared(serving)
     address = box.inspect("{{.NetworkSettings.IPAddress}}")
     case.contains(box.inside("ip -o -4 address show"), address, "addresses inside")
     case.equal(wait_fetch(case, f"http://{address}/"), "page\n", "page at the container's address")
     case.equal(wait_fetch(case, "http://127.0.0.1:18080/"), "page\n", "page at the published port")
     gateway = box.inspect("{{.NetworkSettings.Gateway}}")
     case.contains(box.inside(f"ping -c 1 -W 5 {gateway}"), "1 packets received", "ping of the gateway")
+
+
+@suite.check("connect", PODMAN, "network connect and disconnect of a running container")
+def connect(case: Case) -> None:
+    box = case.shared(serving)
+    box.client.must("network", "create", "--disable-dns", "--subnet", "10.77.96.0/24", "late")
+    case.defer(lambda: box.client.run("network", "rm", "late"))
+    box.client.must("network", "connect", "--ip", "10.77.96.7", "late", box.name)
+
+    def has_address() -> bool:
+        return "10.77.96.7" in box.inside("ip -o -4 address")
+
+    seen = host.poll_until(has_address, case.runtime.deadline(15), 0.3)
+    case.expect(seen, f"the address did not appear: {box.inside('ip -o address')}")
+    case.equal(wait_fetch(case, "http://10.77.96.7/"), "page\n", "page at the new address")
+    box.client.must("network", "disconnect", "late", box.name)
+    gone = host.poll_until(lambda: not has_address(), case.runtime.deadline(15), 0.3)
+    case.expect(gone, "the address stayed")
+    case.equal(wait_fetch(case, "http://127.0.0.1:18080/"), "page\n", "page at the published port")
 
 
 @suite.check("network-two", PODMAN, "two containers in a network of their own reach each other")

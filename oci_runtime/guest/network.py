@@ -251,6 +251,8 @@ def _set_routing(
 
 
 def _set_rules(connection: Connection, wanted: frozenset[Rule]) -> None:
+    if not wanted and not _wish.rules:
+        return  # as in nearly every pod
     present = set(_rules(connection))
     for rule in (_wish.rules - wanted) & present:
         _change(connection, (requests.RTM_DELRULE, requests.rule(rule), 0), f"rule {rule.priority}")

@@ -12,6 +12,7 @@ import os
 from oci_runtime.errors import AlreadyExists, HostError, InvalidInput, NotFound, Unsupported
 from oci_runtime.guest import syscalls as sys
 from oci_runtime.guest.log import log
+from oci_runtime.guest.modules import load_known_module
 from oci_runtime.guest.uevent import retry_on_uevent
 from oci_runtime.ttrpc.proto import agent_lean as pb
 
@@ -117,6 +118,8 @@ def parse_options(options: list[str]) -> tuple[int, str]:
 def _mount_virtiofs(agent: Agent, storage: pb.Storage, target: str) -> None:
     flags, data = parse_options(storage.options)
     os.makedirs(target, exist_ok=True)
+    if not os.path.isdir("/sys/module/virtiofs"):
+        load_known_module("virtiofs")  # the kernel would start modprobe for it
     _mount_when_there(
         lambda: sys.mount(storage.source, target, "virtiofs", flags, data),
         f"no virtio-fs device with the tag {storage.source!r}",

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError, Unsupported
@@ -87,7 +87,6 @@ class PodNetwork:
             self._pod = await PodNamespace.open(fd, launched.sandbox_id, owner.is_own, path)
             self._pod.watch(self._changed.set)
             await self._reconcile(strict=True, began_ns=begin_ns)
-            await self._start_relay()
             await self._serve_names()
         except BaseException:
             if netns_fd >= 0:
@@ -123,14 +122,16 @@ class PodNetwork:
                 await self._reconcile(strict=False)
                 await self._serve_names()
                 retry_s = 0.0
-            except OciRuntimeError as error:
-                log.warning("cannot follow a change of the pod's network", reason=error.message)
+            except Exception as error:  # noqa: BLE001 - whatever it was, later changes must be followed
+                reason = error.message if isinstance(error, OciRuntimeError) else repr(error)
+                log.warning("cannot follow a change of the pod's network", reason=reason)
                 retry_s = min(max(_FIRST_RETRY_S, retry_s * 2), _LAST_RETRY_S)
 
     async def _reconcile(self, *, strict: bool, began_ns: int = 0) -> None:
         """Compare the namespace with what the machine has, and bring the machine up to date.
 
-        strict: an interface that cannot be carried is an error. began_ns: put the phases on the timeline.
+        strict: an interface that cannot be carried is an error. began_ns: this is the first time, put its phases on the
+        timeline; localhost is taken over as well, while the guest boots.
         """
         pod = self._require_pod()
         async with self._lock:
@@ -153,6 +154,7 @@ class PodNetwork:
             for name, reason in plan.refused:
                 log.warning("interface is not carried into the guest", interface=name, reason=reason)
             if began_ns:
+                await self._start_relay()
                 self._vm.timeline.add("interfaces plugged", began_ns)
             await self._configure(self._desired(plan), timed=bool(began_ns))
             await self._remove_except(pod, {nic.index for nic in plan.nics})
@@ -230,12 +232,11 @@ class PodNetwork:
     async def _start_relay(self) -> None:
         """Without the relay only port-forwarding and probes of localhost are missing: no reason to refuse the pod."""
         try:
-            agent = await self._vm.agent()
             listeners = await self._require_pod().listen_on_localhost()
         except OciRuntimeError as error:
             log.warning("localhost of the pod's namespace does not reach the guest", reason=error.message)
             return
-        self._relay = LocalhostRelay(listeners, Dialer(agent))
+        self._relay = LocalhostRelay(listeners, Dialer(self._vm.agent))
 
     async def _serve_names(self) -> None:
         """Let the guest reach Docker's name server, once there is one."""
@@ -369,22 +370,22 @@ class _Owner:
 
 
 class Dialer:
-    """The agent's client as the relay wants it."""
+    """The agent's client as the relay wants it. agent: waits for the agent; a connection may come before it answers."""
 
-    def __init__(self, agent: AgentClient) -> None:
+    def __init__(self, agent: Callable[[], Awaitable[AgentClient]]) -> None:
         self._agent = agent
 
     async def dial(self, address: str, port: int, timeout_ms: int) -> int:
-        return await self._agent.dial(address, port, timeout_ms)
+        return await (await self._agent()).dial(address, port, timeout_ms)
 
     async def conn_read(self, connection: int, max_bytes: int) -> tuple[bytes, bool]:
-        return await self._agent.conn_read(connection, max_bytes)
+        return await (await self._agent()).conn_read(connection, max_bytes)
 
     async def conn_write(self, connection: int, data: bytes, eof: bool) -> int:
-        return await self._agent.conn_write(connection, data, eof=eof)
+        return await (await self._agent()).conn_write(connection, data, eof=eof)
 
     async def conn_close(self, connection: int) -> None:
-        await self._agent.conn_close(connection)
+        await (await self._agent()).conn_close(connection)
 
 
 def build_request(guest: GuestNetwork, removed: list[str]) -> Any:

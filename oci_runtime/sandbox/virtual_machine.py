@@ -210,8 +210,7 @@ class VirtualMachine:
         spec = rewrite_devices(spec, [description for description, _ in disks], request.guest_mounts)
         table = await self._disks.attach(container.id, disks)
         self.timeline.add(f"sources of {container.id[:12]}", begin_ns)
-        client = await self._agent_and_network()
-        await self._set_up_sandbox(client, request)
+        client = await self._agent_and_network(request)
         await self._mount_guest_storages(client, request)
         begin_ns = time.monotonic_ns()
         in_pod = container.id == owner_id
@@ -229,11 +228,12 @@ class VirtualMachine:
         container.init.guest_pid = response.pid
         return tuple(response.warnings)
 
-    async def _set_up_sandbox(self, client: AgentClient, request: CreateRequest) -> None:
+    async def _set_up_sandbox(self, request: CreateRequest) -> None:
         """Tell the guest what holds for the whole pod; the first container of the pod knows it."""
         async with self._set_up_lock:
             if self._sandbox_set_up:
                 return
+            client = await self.greeted_agent()
             await client.setup_sandbox(
                 self.launched.sandbox_id,
                 # Without one of its own a container has the host's name, as under runc with the host's uts namespace.
@@ -272,11 +272,18 @@ class VirtualMachine:
 
     # Network
 
-    async def _agent_and_network(self) -> AgentClient:
-        """The agent, once the network is there as well; whichever fails first ends the wait."""
-        if self._network_ready is None:
-            return await self.agent()
-        client, _ = await asyncio.gather(self.agent(), asyncio.shield(self._network_ready))
+    async def _agent_and_network(self, request: CreateRequest) -> AgentClient:
+        """The agent, once share, network and pod are set up; whichever fails first ends the wait."""
+        set_up = asyncio.create_task(self._set_up_sandbox(request))
+        try:
+            if self._network_ready is None:
+                client = await self.agent()
+            else:
+                client, _ = await asyncio.gather(self.agent(), asyncio.shield(self._network_ready))
+            await set_up  # last: of a lost machine the others know more
+        finally:
+            set_up.cancel()
+            await asyncio.gather(set_up, return_exceptions=True)
         return client
 
     def _attach_network(self, netns_fd: int, request: CreateRequest) -> None:

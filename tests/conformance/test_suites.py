@@ -26,8 +26,16 @@ QUICK = {
     ],
     "conmon": ["conmon.sandbox*", "conmon.member*", "conmon.exec-*", "conmon.stop*", "conmon.dropped-infra"],
     "ctr": ["ctr.run", "ctr.detached", "ctr.exec", "ctr.kill"],
-    "podman": ["podman.info", "podman.run", "podman.detached", "podman.exec", "podman.stats"],
-    "docker": ["docker.run", "docker.detached", "docker.exec", "docker.stop"],
+    "podman": [
+        "podman.info",
+        "podman.run",
+        "podman.detached",
+        "podman.exec",
+        "podman.stats",
+        "podman.network",
+        "podman.connect",
+    ],
+    "docker": ["docker.run", "docker.detached", "docker.exec", "docker.stop", "docker.bridge", "docker.connect"],
 }
 
 

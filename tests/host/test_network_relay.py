@@ -113,8 +113,12 @@ async def relayed() -> AsyncIterator[Relayed]:
             netns.run("ip link set lo up")
         pod_netns.run("ip addr add 10.0.0.2/32 dev lo")
         async with running_agent(guest) as (agent, process), asyncio.timeout(DEADLINE_S):
+
+            async def connected() -> AgentClient:
+                return agent
+
             pod = await PodNamespace.open(os.dup(pod_netns.fd), "pod")
-            relay = LocalhostRelay(await pod.listen_on_localhost(), Dialer(agent))
+            relay = LocalhostRelay(await pod.listen_on_localhost(), Dialer(connected))
             try:
                 yield Relayed(pod_netns, guest, relay, agent, process)
             finally:
