@@ -129,6 +129,10 @@ class AgentClient:
         )
         await self._call("AddStorage", request, pb.Empty, LONG_S)
 
+    async def sync_tree(self, target: str, entries: Iterable[pb.TreeEntry]) -> None:
+        """Make a storage's content the given tree, in the order in which the kubelet does it."""
+        await self._call("SyncTree", pb.SyncTreeRequest(target=target, entries=entries), pb.Empty, LONG_S)
+
     async def remove_storage(self, target: str) -> None:
         """Unmount in the guest."""
         await self._call("RemoveStorage", pb.RemoveStorageRequest(target=target), pb.Empty)

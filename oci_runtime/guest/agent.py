@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from oci_runtime.guest.containers import Container
     from oci_runtime.guest.processes import Process
     from oci_runtime.guest.reaper import Reaper
+    from oci_runtime.ttrpc.proto import agent_lean as pb
 
 
 class Agent:
@@ -33,6 +34,7 @@ class Agent:
         self.sandbox_id = ""
         self.phases: list[tuple[str, int]] = []
         self.containers: dict[str, Container] = {}
+        self.trees: dict[str, dict[str, pb.TreeEntry]] = {}  # by target: what SyncTree has put there
         self.storages: dict[str, str] = {}  # target: driver, in the order in which they were mounted
 
     def container(self, container_id: str) -> Container:

@@ -36,6 +36,7 @@ METHODS: dict[str, tuple[str, str, str, int]] = {
     "RemoveStorage": ("storage", "remove_storage", "RemoveStorageRequest", WORKER),
     "GetVolumeStats": ("volumes", "get_volume_stats", "VolumeRequest", WORKER),
     "ResizeVolume": ("volumes", "resize_volume", "VolumeRequest", WORKER),
+    "SyncTree": ("trees", "sync_tree", "SyncTreeRequest", WORKER),
     "CreateContainer": ("containers", "create_container", "CreateContainerRequest", WORKER),
     "StartContainer": ("containers", "start_container", "ContainerRequest", WORKER),
     "RemoveContainer": ("containers", "remove_container", "ContainerRequest", WORKER),

@@ -67,6 +67,7 @@ def remove_storage(agent: Agent, request: pb.RemoveStorageRequest) -> pb.Empty:
     target = check_target(request.target)
     with agent.lock:
         driver = agent.storages.pop(target, None)
+        agent.trees.pop(target, None)
     if driver is None:
         raise NotFound(f"storage {target} is not mounted")
     if driver == "block":
@@ -96,6 +97,14 @@ def check_target(target: str) -> str:
     if not target.startswith(ROOT + "/") or any(part in ("", ".", "..") for part in parts[1:]) or "\0" in target:
         raise InvalidInput(f"storage target {target!r}: an absolute path below {ROOT} is wanted")
     return target
+
+
+def split_relative(path: str) -> list[str]:
+    """The names of a relative path without dots. Raises InvalidInput."""
+    parts = path.split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise InvalidInput(f"{path!r} is no path inside a volume")
+    return parts
 
 
 def parse_options(options: list[str]) -> tuple[int, str]:
@@ -182,9 +191,7 @@ def _mount_hugetlbfs(agent: Agent, storage: pb.Storage, target: str) -> None:
 def _mount_subpath(agent: Agent, storage: pb.Storage, target: str) -> None:
     """Bind a directory inside a volume, made if it is missing. Containers write there: no symbolic link is followed."""
     options = dict(option.partition("=")[::2] for option in storage.options)
-    parts = options.get("below", "").split("/")
-    if any(part in ("", ".", "..") or "\0" in part for part in parts):
-        raise InvalidInput(f"storage {target}: {options.get('below')!r} is no path inside a volume")
+    parts = split_relative(options.get("below", ""))
     flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     directory = os.open(check_target(storage.source), flags)
     try:

@@ -153,6 +153,16 @@ def openat2(path: str, flags: int, *, dir_fd: int, resolve: int, mode: int = 0) 
     return _check(result, "openat2", path)
 
 
+def inotify_init() -> int:
+    """Return a close-on-exec, non-blocking inotify descriptor."""
+    return _check(_libc().inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK), "inotify_init1", "")
+
+
+def inotify_add_watch(fd: int, path: str, mask: int) -> int:
+    """Watch `path` for the IN_* events of `mask`; return the watch's number."""
+    return _check(_libc().inotify_add_watch(fd, os.fsencode(path), ctypes.c_uint(mask)), "inotify_add_watch", path)
+
+
 def filesystem_type(fd: int) -> int:
     """Return f_type of fstatfs: the magic number of the file system that `fd` is on."""
     buffer = ctypes.create_string_buffer(256)

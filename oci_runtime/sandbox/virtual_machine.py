@@ -23,6 +23,7 @@ from oci_runtime.sandbox.disks import PodDisks
 from oci_runtime.sandbox.launch import Launched
 from oci_runtime.sandbox.network import PodNetwork, find_network_path
 from oci_runtime.sandbox.process import Container
+from oci_runtime.sandbox.watched import WatchedTrees
 from oci_runtime.storage import share
 from oci_runtime.storage.rewrite import guest_storages, rewrite_spec
 from oci_runtime.storage.rewrite_devices import rewrite_devices
@@ -59,6 +60,7 @@ class VirtualMachine:
         self._disks = PodDisks(self, launched.config.storage.block_driver)
         self._sandbox_set_up = False
         self._storages: set[str] = set()
+        self._watched = WatchedTrees()
         self._set_up_lock = asyncio.Lock()
         self._watchers: list[asyncio.Task[None]] = []
 
@@ -181,6 +183,7 @@ class VirtualMachine:
         tree = self.launched.share
         undo.callback(tree.detach_container, container.id)
         undo.push_async_callback(self._disks.detach, container.id)
+        undo.push_async_callback(self._forget_watched, container.id)
         paths: dict[int, str] = {}
         rootfs = ""
         disks: list[tuple[dict[str, Any], int]] = []
@@ -190,6 +193,11 @@ class VirtualMachine:
                 rootfs = tree.attach(fd, container.id, "rootfs")
             elif kind == "mount":
                 index = int(description["index"])
+                if description.get("watch"):
+                    what = f"mounts[{index}] of {container.id}"
+                    paths[index] = await self._watched.open(container.id, fd, str(description.get("pool", "")), what)
+                    if paths[index]:
+                        continue
                 paths[index] = tree.attach(
                     fd,
                     container.id,
@@ -212,6 +220,7 @@ class VirtualMachine:
         self.timeline.add(f"sources of {container.id[:12]}", begin_ns)
         client = await self._agent_and_network(request)
         await self._mount_guest_storages(client, request)
+        await self._watched.mount(client, container.id)
         begin_ns = time.monotonic_ns()
         in_pod = container.id == owner_id
         response = await client.create_container(
@@ -260,8 +269,14 @@ class VirtualMachine:
         try:
             await (await self.agent()).remove_container(container.id)
         finally:
+            await self._forget_watched(container.id)
             await self._disks.detach(container.id)
             await asyncio.to_thread(self.launched.share.detach_container, container.id)
+
+    async def _forget_watched(self, container_id: str) -> None:
+        """Let go of the trees that a container has copies of; in the guest too, while it answers."""
+        answers = self._ready.done() and not self._lost.done() and self._ready.exception() is None
+        await self._watched.remove(container_id, self._ready.result() if answers else None)
 
     @staticmethod
     def release(descriptors: list[tuple[dict[str, Any], int]]) -> None:
@@ -350,7 +365,7 @@ class VirtualMachine:
             self._network_ready.cancel()
             await asyncio.gather(self._network_ready, return_exceptions=True)
         stop_s = float(self.config.vm.stop_timeout_s)
-        steps: list[tuple[str, Awaitable[Any]]] = []
+        steps: list[tuple[str, Awaitable[Any]]] = [("watched trees", self._watched.close())]
         if self._client is not None:
             steps.append(("agent link", self._client.close()))
         if self._machine is not None:

@@ -5,6 +5,8 @@
   applies them again, and all other options.
 - A bind of a host tmpfs at /dev/shm: a tmpfs of the guest with the host mount's size, one for all containers that bind
   the same one.
+- A read-only bind of the kubelet's ConfigMap, Secret, projected or downward-API directory: a copy in the guest that is
+  kept in step, so that inotify works there; shared like any other if it is large.
 - A bind of the kubelet's emptyDir in memory, or of a part of it (subPath): a tmpfs of the guest with the size, owner
   and mode of the host's, one for all containers of the pod. What the host has in it does not come along.
 - A bind of a hugetlbfs: one of the guest with the same page size; the guest allocates pages as they are mapped.
@@ -60,6 +62,7 @@ SUB_PATH_GUEST_ROOT = "/run/vmpod/subpath"
 
 # How the kubelet's paths tell what a volume is.
 EMPTY_DIR = "/kubernetes.io~empty-dir/"
+WATCHED = tuple(f"/kubernetes.io~{kind}/" for kind in ("configmap", "secret", "projected", "downward-api"))
 SUB_PATHS = "/volume-subpaths/"
 
 

@@ -15,6 +15,7 @@ from oci_runtime.storage.disks import describe, open_devices, open_disk
 from oci_runtime.storage.mount_kinds import (
     GUEST_TYPES,
     KERNEL_TYPES,
+    WATCHED,
     is_bind,
     options_of,
     propagation_of,
@@ -37,10 +38,10 @@ class Sources:
     """What `open_sources` found. Owns its descriptors: call `close` when they have been sent.
 
     descriptors: (description, descriptor) pairs; the descriptions travel as `fds` of op `create`: {"kind": "rootfs"}
-    and {"kind": "mount", "index", "readonly", "propagation", "pool"} (as Share.attach has them), and disks (see
-    disks.describe) with the "mount" or "device" that they are for. guest_mounts, likewise: "index" and what
-    own_mounts.py says of binds that the guest serves from its own, or "no-device" for an entry of linux.devices that it
-    does not get. warnings: for the user.
+    and {"kind": "mount", "index", "readonly", "propagation", "pool"} (as Share.attach has them; with "watch" a copy in
+    the guest may take its place, see trees.py), and disks (see disks.describe) with the "mount" or "device" that they
+    are for. guest_mounts, likewise: "index" and what own_mounts.py says of binds that the guest serves from its own, or
+    "no-device" for an entry of linux.devices that it does not get. warnings: for the user.
     view_root, view: what those who look at the container's files on the host are shown: the rootfs (-1 when not asked
     for), and for each mount its type, destination, and tree (-1 where the content is the guest's).
     """
@@ -136,6 +137,8 @@ def _open_mount(sources: Sources, index: int, mount: dict[str, Any], bundle: str
         propagation = propagation_of(options, sources.propagation)
         pool = "" if recursive and _has_mounts(sources, what, path) else source.key(propagation)
         description = {"kind": "mount", "index": index, "readonly": readonly, "propagation": propagation, "pool": pool}
+        if readonly and any(marker in path for marker in WATCHED) and stat.S_ISDIR(os.fstat(source.fd).st_mode):
+            description["watch"] = True
         sources.add(description, source.clone(recursive=recursive))
         if with_view:
             sources.view.append((kind, destination, source.clone_for_view(recursive=recursive, readonly=readonly)))

@@ -172,7 +172,7 @@ def test_a_volume_in_memory_belongs_to_the_pod(shared: Engine, tmp_path: Path) -
     assert output[:2] == ["2777", "1234"] and output[3] == "4", "the host's mode, group and size"
     assert 3 << 20 < int(output[-1]) <= 4 << 20, "the size is a limit"
     script = "stat -c %a /part; echo part > /part/file; cat /cache/file /cache/part/file"
-    assert ran(shared, "part", script, bind(part, "/part"), bind(volume, "/cache")) == "700\nwhole\npart\n"
+    assert ran(shared, "part", script, bind(part, "/part"), bind(volume, "/cache")) == "2700\nwhole\npart\n"
     assert os.listdir(volume) == ["part"] and os.listdir(part) == [], "the host's memory has none of it"
     for path in (part, volume):
         syscalls.umount(str(path))
@@ -235,3 +235,53 @@ def test_a_bind_of_the_hosts_root_shows_nothing_of_its_kernel(shared: Engine, tm
     for name in ("proc", "data"):
         syscalls.umount(str(tmp_path / name), syscalls.MNT_DETACH)
     assert output.splitlines() == ["/host:", "data", "proc", "", "/host/data:", "file", "", "/host/proc:"]
+
+
+def test_a_configmap_that_changes_wakes_its_watchers(shared: Engine, tmp_path: Path) -> None:
+    volume = tmp_path / "kubernetes.io~configmap/settings"
+    volume.mkdir(parents=True)
+
+    def publish(generation: str, text: str) -> None:
+        (volume / generation).mkdir()
+        (volume / generation / "key").write_text(text)
+        os.symlink(generation, volume / "..data_tmp")
+        os.rename(volume / "..data_tmp", volume / "..data")
+
+    publish("..1", "one\n")
+    os.symlink("..data/key", volume / "key")
+    script = """if True:
+        import ctypes, os
+        libc = ctypes.CDLL(None)
+        watch = libc.inotify_init()
+        assert libc.inotify_add_watch(watch, b"/config", 0x80) > 0  # IN_MOVED_TO
+        print(open("/config/key").read().strip(), flush=True)
+        name = os.read(watch, 4096)[16:].rstrip(b"\\0").decode()
+        print(name, open("/config/key").read().strip())
+        try:
+            open("/config/key", "a")
+        except OSError as error:
+            print(error.strerror, flush=True)
+        os.read(0, 1)
+    """
+    mounts = [bind(volume, "/config", "ro")]
+    shared.run("watcher", ["/usr/bin/python3", "-c", script], more_mounts=[*HOST_PYTHON, *mounts], **MEMBER)
+    shared.run("reader", SLEEP, more_mounts=mounts, **MEMBER)
+    wait_until(lambda: "one" in shared.log("watcher"), "it watches")
+    publish("..2", "two\n")
+    wait_until(lambda: "Read-only" in shared.log("watcher"), "the watcher wakes")
+    assert shared.log("watcher").splitlines()[:3] == ["one", "..data two", "Read-only file system"]
+    assert shared.exec("reader", "cat", "/config/key").out == "two\n"
+    (volume / "..1" / "key").unlink()
+    (volume / "..1").rmdir()
+    wait_until(lambda: shared.exec("reader", "ls", "-A", "/config").out == "..2\n..data\nkey\n", "the old one goes")
+    for name in ("watcher", "reader"):
+        shared.call("delete", "--force", name)
+
+
+def test_a_large_projected_volume_is_shared_like_any_other(shared: Engine, tmp_path: Path) -> None:
+    volume = tmp_path / "kubernetes.io~projected/big"
+    volume.mkdir(parents=True)
+    (volume / "file").write_bytes(os.urandom(3 << 20))
+    assert ran(
+        shared, "big", "grep -c ' /big virtiofs ' /proc/mounts; wc -c < /big/file", bind(volume, "/big", "ro")
+    ) == (f"1\n{3 << 20}\n")

@@ -135,6 +135,31 @@ class RemoveStorageRequest(Message):
     target: str
     def __init__(self, *, target: str = ...) -> None: ...
 
+class TreeEntry(Message):
+    path: str
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    inode: int
+    data: bytes
+    def __init__(
+        self,
+        *,
+        path: str = ...,
+        mode: int = ...,
+        uid: int = ...,
+        gid: int = ...,
+        mtime_ns: int = ...,
+        inode: int = ...,
+        data: bytes = ...,
+    ) -> None: ...
+
+class SyncTreeRequest(Message):
+    target: str
+    entries: list[TreeEntry]
+    def __init__(self, *, target: str = ..., entries: Iterable[TreeEntry] = ...) -> None: ...
+
 class ContainerRequest(Message):
     container_id: str
     def __init__(self, *, container_id: str = ...) -> None: ...

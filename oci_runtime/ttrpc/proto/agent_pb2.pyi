@@ -165,6 +165,32 @@ class RemoveStorageRequest(_message.Message):
     target: str
     def __init__(self, target: _Optional[str] = ...) -> None: ...
 
+class TreeEntry(_message.Message):
+    __slots__ = ("path", "mode", "uid", "gid", "mtime_ns", "inode", "data")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    GID_FIELD_NUMBER: _ClassVar[int]
+    MTIME_NS_FIELD_NUMBER: _ClassVar[int]
+    INODE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    inode: int
+    data: bytes
+    def __init__(self, path: _Optional[str] = ..., mode: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., mtime_ns: _Optional[int] = ..., inode: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class SyncTreeRequest(_message.Message):
+    __slots__ = ("target", "entries")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    entries: _containers.RepeatedCompositeFieldContainer[TreeEntry]
+    def __init__(self, target: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[TreeEntry, _Mapping]]] = ...) -> None: ...
+
 class ContainerRequest(_message.Message):
     __slots__ = ("container_id",)
     CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]

@@ -1,0 +1,160 @@
+"""Copies in the guest that follow small trees of the host, such as ConfigMaps: each is one for all of the pod."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+
+from oci_runtime.agent.client import AgentClient
+from oci_runtime.errors import HostError, OciRuntimeError
+from oci_runtime.log import get_logger
+from oci_runtime.storage.trees import GUEST_BYTES, TreeEntry, TreeWatch, UnfitTree
+from oci_runtime.ttrpc.proto import agent_pb2 as pb
+
+log = get_logger(__name__)
+
+_ROOT = "/run/vmpod/watched"
+
+
+class _Copy:
+    """One tree: the host's directory, where it is in the guest, what the guest has of it, and who uses it."""
+
+    def __init__(self, directory: int, target: str, entries: tuple[TreeEntry, ...]) -> None:
+        self.directory = directory
+        self.target = target
+        self.entries = entries
+        self.mounted = False
+        self.users: set[str] = set()
+
+
+class WatchedTrees:
+    """All copies of a pod. Any change makes all trees be read again: they are few and small."""
+
+    def __init__(self) -> None:
+        self._copies: dict[str, _Copy] = {}
+        self._numbers = itertools.count(1)
+        self._watch: TreeWatch | None = None
+        self._changed = asyncio.Event()
+        self._lock = asyncio.Lock()  # of reading, and of the guest's copies
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self, container_id: str, directory_fd: int, pool: str, what: str) -> str:
+        """Read a tree of the host; return the copy's path in the guest, "" when the tree has to be shared instead.
+
+        directory_fd: borrowed. pool: the same for the same tree (sources.py), "" if it has mounts inside, which are not
+        copied. what: for the log. The copy is there after `mount`.
+        """
+        async with self._lock:
+            try:
+                copy = self._copies.get(pool) or await self._read_new(directory_fd, pool)
+            except (UnfitTree, HostError) as error:
+                log.warning("changes will not be announced in the guest", mount=what, reason=str(error))
+                return ""
+            copy.users.add(container_id)
+            return copy.target
+
+    async def _read_new(self, directory_fd: int, pool: str) -> _Copy:
+        if not pool:
+            raise UnfitTree("something is mounted inside")
+        if self._watch is None:
+            self._watch = TreeWatch()
+            asyncio.get_running_loop().add_reader(self._watch.fileno(), self._changed.set)
+        entries = await _read(self._watch, directory_fd)
+        self._changed.set()  # the reading may have taken events of other trees
+        copy = _Copy(os.dup(directory_fd), f"{_ROOT}/{next(self._numbers)}", entries)
+        self._copies[pool] = copy
+        return copy
+
+    async def mount(self, client: AgentClient, container_id: str) -> None:
+        """Bring a container's copies into the guest, and begin to follow the host."""
+        async with self._lock:
+            for copy in self._copies.values():
+                if container_id not in copy.users or copy.mounted:
+                    continue
+                status = os.fstat(copy.directory)
+                owner = (f"mode={status.st_mode & 0o7777:o}", f"uid={status.st_uid}", f"gid={status.st_gid}")
+                options = (f"size={GUEST_BYTES}", *owner, "nosuid", "nodev")
+                await client.add_storage("tmpfs", "watched", copy.target, "tmpfs", options)
+                copy.mounted = True
+                await client.sync_tree(copy.target, _messages(copy.entries))
+            if self._copies and self._task is None:
+                self._task = asyncio.create_task(self._follow(client))
+
+    async def remove(self, container_id: str, client: AgentClient | None) -> None:
+        """Forget a container's copies unless others use them; with a client, take them out of the guest. Idempotent."""
+        async with self._lock:
+            for pool, copy in list(self._copies.items()):
+                copy.users.discard(container_id)
+                if copy.users:
+                    continue
+                del self._copies[pool]
+                os.close(copy.directory)
+                if copy.mounted and client is not None:
+                    with contextlib.suppress(OciRuntimeError):
+                        await client.remove_storage(copy.target)
+
+    async def close(self) -> None:
+        """Stop following the host and forget all."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._watch is not None:
+            asyncio.get_running_loop().remove_reader(self._watch.fileno())
+            self._watch.close()
+            self._watch = None
+        for copy in self._copies.values():
+            os.close(copy.directory)
+        self._copies.clear()
+
+    async def _follow(self, client: AgentClient) -> None:
+        """Send what has changed, until cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            async with self._lock:
+                assert self._watch is not None, "made before the first copy"
+                self._watch.drain()
+                self._watch.took_events = False
+                for copy in self._copies.values():
+                    try:
+                        await self._update(client, copy)
+                    except OciRuntimeError as error:
+                        log.warning("the copy in the guest stays as it was", target=copy.target, reason=str(error))
+                # Reading one tree takes the events of all: another one may have changed after its turn.
+                if self._watch.took_events:
+                    self._changed.set()
+
+    async def _update(self, client: AgentClient, copy: _Copy) -> None:
+        assert self._watch is not None, "made before the first copy"
+        entries = await _read(self._watch, copy.directory)
+        if entries == copy.entries:
+            return
+        if copy.mounted:
+            await client.sync_tree(copy.target, _messages(entries))
+        copy.entries = entries
+
+
+async def _read(watch: TreeWatch, directory_fd: int) -> tuple[TreeEntry, ...]:
+    """Read a tree in a thread; its descriptors are not let go before the thread has ended, even if cancelled."""
+    reading = asyncio.ensure_future(asyncio.to_thread(watch.read, directory_fd))
+    try:
+        return await asyncio.shield(reading)
+    finally:
+        await asyncio.wait([reading])
+
+
+def _messages(entries: tuple[TreeEntry, ...]) -> list[pb.TreeEntry]:
+    return [
+        pb.TreeEntry(
+            path=entry.path,
+            mode=entry.mode,
+            uid=entry.uid,
+            gid=entry.gid,
+            mtime_ns=entry.mtime_ns,
+            inode=entry.inode,
+            data=entry.data,
+        )
+        for entry in entries
+    ]
