@@ -37,12 +37,20 @@ def loop_disk(image: Path, *, size_mib: int = 16, fstype: str = "", readonly: bo
             disk.detach()
 
 
-def make_image(image: Path, *, size_mib: int, fstype: str = "") -> None:
-    """A sparse file, formatted as ext4 or left empty."""
+def make_image(image: Path, *, size_mib: int, fstype: str = "", content: Path | None = None) -> None:
+    """A sparse file, formatted as ext4, with a copy of the directory `content` in it, or left empty."""
     with image.open("wb") as file:
         file.truncate(size_mib << 20)
     if fstype:
-        subprocess.run([f"mkfs.{fstype}", "-q", "-F", str(image)], check=True)
+        tree = ["-d", str(content)] if content else []
+        subprocess.run([f"mkfs.{fstype}", "-q", "-F", *tree, str(image)], check=True)
+
+
+def read_ext4(image: Path, path: str) -> str:
+    """A file of an unmounted image; empty when there is none."""
+    return subprocess.run(
+        ["debugfs", "-R", f"cat {path}", str(image)], check=True, capture_output=True, text=True
+    ).stdout
 
 
 def used_loops() -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from jsonschema import Draft202012Validator, TypeChecker, ValidationError, validators
 
 from oci_runtime.bundle import schema
-from oci_runtime.bundle.load import read_json_object
+from oci_runtime.bundle.load import is_rootfs, read_json_object
 from oci_runtime.bundle.values import format_path, show, show_path
 from oci_runtime.errors import OciRuntimeError
 from oci_runtime.record import Record
@@ -51,8 +51,9 @@ def check_bundle(path: str) -> tuple[Problem, ...]:
     relative = root.get("path") if isinstance(root, dict) else None
     if isinstance(relative, str) and relative and "\0" not in relative:
         rootfs = os.path.normpath(os.path.join(directory, relative))
-        if not os.path.isdir(rootfs):
-            problems += (Problem(path="$.root.path", reason=f"leads to {show_path(rootfs)}, which is not a directory"),)
+        if not is_rootfs(rootfs):
+            reason = f"leads to {show_path(rootfs)}, which is not a directory or disk"
+            problems += (Problem(path="$.root.path", reason=reason),)
     return problems
 
 

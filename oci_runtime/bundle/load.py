@@ -50,11 +50,20 @@ def load_bundle(path: str, *, check_rootfs: bool = True) -> Bundle:
     except (InvalidInput, Unsupported) as error:
         raise _explain(error, raw, directory) from None
     rootfs = os.path.normpath(os.path.join(directory, spec.root.path))
-    if check_rootfs and not os.path.isdir(rootfs):
+    if check_rootfs and not is_rootfs(rootfs):
         raise NotFound(
-            f"root file system {show_path(rootfs)} of bundle {directory} does not exist or is not a directory"
+            f"root file system {show_path(rootfs)} of bundle {directory} does not exist or is not a directory or disk"
         )
     return Bundle(path=directory, spec=spec, raw=raw, rootfs=rootfs)
+
+
+def is_rootfs(path: str) -> bool:
+    """Whether there is something that can hold a root file system: a directory, a block device or an image file."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISDIR(mode) or stat.S_ISBLK(mode) or stat.S_ISREG(mode)
 
 
 def _explain(error: OciRuntimeError, raw: dict[str, Any], directory: str) -> OciRuntimeError:

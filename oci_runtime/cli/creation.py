@@ -330,7 +330,8 @@ class Creation:
 
     def _create_in_guest(self) -> None:
         """Attach first: from then on the container dies with this command. Then create, then hand the stream over."""
-        sources = open_sources(self.bundle.raw, self.bundle.path, with_view=True)
+        volumes = self.config.storage.direct_volumes
+        sources = open_sources(self.bundle.raw, self.bundle.path, with_view=True, volumes=volumes)
         for warning in sources.warnings:
             log.warning(warning)
         stream = Client.connect(self.sandbox.directory, self.config.vm.boot_timeout_s + _CREATE_MARGIN_S)

@@ -63,7 +63,7 @@ VERBS = {
     "install": "install",
 }
 # Their first word that is no option ends the options: the rest belongs to the command in the container, or to ps.
-_STOP_AT_WORD = frozenset({"exec", "ps", "image", "volume", "install"})
+_STOP_AT_WORD = frozenset({"exec", "ps", "image", "install"})
 _EXEC_FAILED = 255
 
 GLOBAL_OPTIONS = (

@@ -49,6 +49,10 @@ class StorageConfig(Record):
     virtio_fs_extra_args: tuple[str, ...]
     msize_9p: int
     block_driver: str
+    direct_volumes: str
+    rootfs_overlay: str
+    scratch_size_mib: int
+    scratch_directory: str
 
 
 class NetworkConfig(Record):

@@ -110,6 +110,17 @@ SETTINGS: tuple[Setting, ...] = (
     _list("storage", "virtio_fs_extra_args", "argument", "Further arguments for virtiofsd."),
     _int("storage", "msize_9p", 512 << 10, 4096, 16 << 20, "Largest message of 9p, bytes.", pod=True),
     _choice("storage", "block_driver", "virtio-blk|virtio-scsi|none", "Device model of block volumes.", pod=True),
+    _path("storage", "direct_volumes", "/run/vmpod-volumes", "Where `vmpod volume` registers direct volumes."),
+    _choice(
+        "storage",
+        "rootfs_overlay",
+        "auto|none|memory|disk",
+        "Where the guest keeps changes to a root file system: auto leaves them to it, and takes memory for a read-only"
+        " image.",
+        pod=True,
+    ),
+    _int("storage", "scratch_size_mib", 1024, 1, 1 << 24, "Size of such an overlay, MiB.", pod=True),
+    _path("storage", "scratch_directory", "/var/tmp", "Where the host keeps overlays of the kind disk."),
     _choice(
         "network", "model", "tcfilter|macvtap|none", "How the pod's interfaces are joined to the guest's.", pod=True
     ),

@@ -13,6 +13,8 @@ from oci_runtime.errors import AlreadyExists, HostError, InvalidInput, NotFound,
 from oci_runtime.guest import syscalls as sys
 from oci_runtime.guest.log import log
 from oci_runtime.guest.modules import load_known_module
+from oci_runtime.guest.mounts import unescape
+from oci_runtime.guest.share import SHARE, forget_share
 from oci_runtime.guest.uevent import retry_on_uevent
 from oci_runtime.ttrpc.proto import agent_lean as pb
 
@@ -70,13 +72,29 @@ def remove_storage(agent: Agent, request: pb.RemoveStorageRequest) -> pb.Empty:
         agent.trees.pop(target, None)
     if driver is None:
         raise NotFound(f"storage {target} is not mounted")
-    if driver == "block":
+    if driver == "overlay":
+        directories = _layers(target)
+        _unmount(target)
+        forget_share(agent, directories)
+    elif driver == "block":
         from oci_runtime.guest.devices import settle_disk
 
         settle_disk(target, lambda: _unmount(target))
     else:
         _unmount(target)
     return pb.Empty()
+
+
+def _layers(target: str) -> frozenset[str]:
+    """The directories of the share that an overlay lies upon."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            mount, _, filesystem = line.partition(" - ")
+            if unescape(mount.split(" ")[4]) == target:
+                options = filesystem.rstrip("\n").rpartition(" ")[2].split(",")
+                lowers = [unescape(text[len("lowerdir=") :]) for text in options if text.startswith("lowerdir=")]
+                return frozenset(os.path.dirname(path) for path in lowers if path.startswith(SHARE))
+    return frozenset()
 
 
 def unmount_all(agent: Agent) -> None:

@@ -18,6 +18,9 @@ _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_MOUNT_SETATTR = 442
 _SYS_OPENAT2 = 437
+_SYS_FSOPEN = 430
+_SYS_FSCONFIG = 431
+_SYS_FSMOUNT = 432
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -56,6 +59,9 @@ MS_SHARED = 1 << 20
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
+_FSOPEN_CLOEXEC = 1
+_FSCONFIG_CMD_CREATE = 6
+_FSMOUNT_CLOEXEC = 1
 MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
@@ -132,6 +138,18 @@ def move_mount(tree_fd: int, target: str, *, target_fd: int = -100) -> None:
 def pivot_root(new_root: str, put_old: str) -> None:
     """pivot_root(2): also every process of the mount namespace whose root was the old one has the new one then."""
     _check(_libc().pivot_root(os.fsencode(new_root), os.fsencode(put_old)), "pivot_root", new_root)
+
+
+def detached_tmpfs() -> int:
+    """Return an empty, read-only tmpfs that is mounted nowhere."""
+    call = _libc().syscall
+    context = _check(call(_SYS_FSOPEN, b"tmpfs", _FSOPEN_CLOEXEC), "fsopen", "tmpfs")
+    try:
+        _check(call(_SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0), "fsconfig", "tmpfs")
+        attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+        return _check(call(_SYS_FSMOUNT, context, _FSMOUNT_CLOEXEC, attributes), "fsmount", "tmpfs")
+    finally:
+        os.close(context)
 
 
 def mount_setattr(

@@ -9,8 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from oci_runtime.errors import OciRuntimeError, Unsupported
+from oci_runtime.config.model import StorageConfig
+from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError, Unsupported
 from oci_runtime.log import get_logger
+from oci_runtime.state.layout import short_id
+from oci_runtime.storage.volumes import forget_pod, note_pod
 from oci_runtime.ttrpc.proto.agent_pb2 import Disk
 from oci_runtime.vm.hotplug import PluggedDevice
 
@@ -19,25 +22,35 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 Key = tuple[int, ...]
+_GUEST_ROOT = "/run/vmpod/disks"
+_STATS = tuple(f"{kind}_{unit}" for kind in ("total", "available", "used") for unit in ("bytes", "inodes"))
 
 
 @dataclass
 class _Plugged:
-    """A disk in the machine. key: what it is on the host. users: ids of the containers that have it."""
+    """A disk in the machine. key: what it is on the host. users: ids of the containers that have it.
+
+    target, fstype: where and as what its file system is mounted in the guest, if it is. volume: the path that it is the
+    direct volume of.
+    """
 
     key: Key
     readonly: bool
     device: PluggedDevice
     users: set[str] = field(default_factory=set)
+    target: str = ""
+    fstype: str = ""
+    volume: str = ""
 
 
 class PodDisks:
     """Owns the machine's disks. Calls are serialised: plugging is quick, and a guest enumerates one at a time."""
 
-    def __init__(self, machine: VirtualMachine, block_driver: str) -> None:
-        """block_driver: the setting storage.block_driver."""
+    def __init__(self, machine: VirtualMachine, storage: StorageConfig) -> None:
         self._machine = machine
-        self._driver = block_driver
+        self._driver = storage.block_driver
+        self._volumes = storage.direct_volumes
+        self._pod = short_id(machine.launched.sandbox_id)
         self._plugged: list[_Plugged] = []
         self._lock = asyncio.Lock()
 
@@ -51,14 +64,51 @@ class PodDisks:
         # What is wanted for writing comes first: who wants to read the same disk shares it.
         for description, fd in sorted(wanted, key=lambda pair: bool(pair[0].get("readonly"))):
             number = int(description["major"]), int(description["minor"])
-            plugged = await self._use(container_id, fd, readonly=bool(description.get("readonly")))
+            plugged = await self._use(container_id, fd, readonly=bool(description.get("readonly")), shared=True)
             disks.setdefault(
                 number, Disk(pci_path=plugged.device.guest_path, host_major=number[0], host_minor=number[1])
             )
         return tuple(disks.values())
 
-    async def _use(self, container_id: str, fd: int, *, readonly: bool) -> _Plugged:
-        """The disk behind a descriptor, plugged if it is not. Two views of one disk would have two page caches."""
+    async def mount(self, container_id: str, description: Mapping[str, Any], fd: int) -> str:
+        """Mount the file system of a disk in the guest, once for all containers that have it; return its path there.
+
+        description: as storage.disks.open_root and open_volume make it. Raises: as `attach`, and InvalidInput when the
+        disk is mounted as another type.
+        """
+        fstype = str(description["fstype"])
+        plugged = await self._use(container_id, fd, readonly=bool(description["readonly"]), shared=False)
+        async with self._lock:
+            if plugged.target and plugged.fstype != fstype:
+                raise InvalidInput(f"disk {plugged.device.id} is mounted as {plugged.fstype} and cannot be {fstype}")
+            if not plugged.target:
+                await self._mount(plugged, description)
+        return plugged.target
+
+    async def _mount(self, plugged: _Plugged, description: Mapping[str, Any]) -> None:
+        target = f"{_GUEST_ROOT}/{plugged.device.id}"
+        options = [str(option) for option in description.get("options") or ()]
+        path = str(description.get("path", ""))
+        if path:
+            note_pod(self._volumes, path, self._pod, self._machine.launched.directory)
+            plugged.volume = path
+        agent = await self._machine.agent()
+        await agent.add_storage(
+            "block",
+            plugged.device.guest_path,
+            target,
+            str(description["fstype"]),
+            [*options, *(["ro"] if plugged.readonly else [])],
+            fs_group=int(description.get("fs_group", 0)),
+            fs_group_on_mismatch=bool(description.get("fs_group_on_mismatch")),
+        )
+        plugged.target, plugged.fstype = target, str(description["fstype"])
+
+    async def _use(self, container_id: str, fd: int, *, readonly: bool, shared: bool) -> _Plugged:
+        """The disk behind a descriptor, plugged if it is not. Two views of one disk would have two page caches.
+
+        shared: whether machines of other pods may write to the same disk.
+        """
         if self._driver == "none":
             raise Unsupported("this pod takes no disks: storage.block_driver is none")
         key = _key(fd)
@@ -68,7 +118,7 @@ class PodDisks:
                 plugged = min(found, key=lambda disk: disk.readonly)
             else:
                 machine = await self._machine.machine()
-                device = await machine.plug_disk(fd, readonly=readonly, bus=self._driver, shared=True)
+                device = await machine.plug_disk(fd, readonly=readonly, bus=self._driver, shared=shared)
                 plugged = _Plugged(key, readonly, device)
                 self._plugged.append(plugged)
             plugged.users.add(container_id)
@@ -87,16 +137,62 @@ class PodDisks:
 
     async def _unplug(self, disk: _Plugged) -> None:
         try:
+            if disk.target:
+                await (await self._machine.agent()).remove_storage(disk.target)
+                disk.target = ""
             await (await self._machine.machine()).unplug(disk.device)
         except OciRuntimeError as error:
             log.warning("a disk stays in the machine", device=disk.device.id, reason=error.message)
         else:
             self._plugged.remove(disk)
+            self._forget_volume(disk)
+
+    def _forget_volume(self, disk: _Plugged) -> None:
+        if disk.volume:
+            forget_pod(self._volumes, disk.volume, self._pod)
+            disk.volume = ""
+
+    def close(self) -> None:
+        """The machine is gone, and its disks with it: nobody shall ask it for its volumes. Idempotent."""
+        for disk in self._plugged:
+            self._forget_volume(disk)
+
+    async def operate(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Op `volume` of the control socket: `stats`, or `resize` with the `size` in bytes, of the volume at `path`.
+
+        Raises: NotFound (no such volume in this pod), InvalidInput, Unsupported (a file system that cannot grow).
+        """
+        path, verb = request["path"], request["verb"]
+        found = [disk for disk in self._plugged if disk.volume == path and disk.target]
+        if not found:
+            raise NotFound(f"volume {path} is not in this pod")
+        agent = await self._machine.agent()
+        if verb == "stats":
+            stats = await agent.get_volume_stats(found[0].target)
+        elif verb == "resize":
+            size_bytes = int(request["size"])
+            machine = await self._machine.machine()
+            async with self._lock:
+                present_bytes = await machine.disk_bytes(found[0].device)
+                if size_bytes < present_bytes:
+                    raise InvalidInput(f"volume {path} has {present_bytes} bytes and cannot shrink to {size_bytes}")
+                if size_bytes > present_bytes:
+                    await machine.resize_disk(found[0].device, size_bytes)
+            stats = await agent.resize_volume(found[0].target, size_bytes)
+        else:
+            raise InvalidInput(f"op volume has no verb {verb!r}")
+        return {"stats": {name: getattr(stats, name) for name in _STATS}}
 
     def describe(self) -> list[dict[str, Any]]:
         """The disks as `vmpod list` and tests see them."""
         return [
-            {"device": disk.device.id, "readonly": disk.readonly, "containers": sorted(disk.users)}
+            {
+                "device": disk.device.id,
+                "readonly": disk.readonly,
+                "containers": sorted(disk.users),
+                "mounted": disk.target,
+                "volume": disk.volume,
+            }
             for disk in self._plugged
         ]
 

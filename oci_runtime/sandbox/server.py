@@ -50,6 +50,7 @@ class ControlServer:
             "timeline": self._timeline,
             "network": self._network,
             "iptables": self._iptables,
+            "volume": self._volume,
             "shutdown": self._shutdown,
         }
 
@@ -245,6 +246,9 @@ class ControlServer:
 
     async def _iptables(self, request: Request, _fds: list[int]) -> Answer:
         return await self._sandbox.machine.iptables_operation(request)
+
+    async def _volume(self, request: Request, _fds: list[int]) -> Answer:
+        return await self._sandbox.machine.volume_operation(request)
 
     async def _shutdown(self, request: Request, _fds: list[int]) -> Answer:
         await self._sandbox.shutdown(str(request.get("reason", "shut down by request")))

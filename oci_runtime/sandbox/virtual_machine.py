@@ -23,6 +23,7 @@ from oci_runtime.sandbox.disks import PodDisks
 from oci_runtime.sandbox.launch import Launched
 from oci_runtime.sandbox.network import PodNetwork, find_network_path
 from oci_runtime.sandbox.process import Container
+from oci_runtime.sandbox.root_overlay import RootOverlays
 from oci_runtime.sandbox.watched import WatchedTrees
 from oci_runtime.storage import share
 from oci_runtime.storage.rewrite import guest_storages, rewrite_spec
@@ -57,7 +58,8 @@ class VirtualMachine:
         self._lost: asyncio.Future[str] = loop.create_future()
         self._network: PodNetwork | None = None
         self._network_ready: asyncio.Task[None] | None = None
-        self._disks = PodDisks(self, launched.config.storage.block_driver)
+        self._disks = PodDisks(self, launched.config.storage)
+        self._overlays = RootOverlays(self, self._disks, launched.config.storage)
         self._sandbox_set_up = False
         self._storages: set[str] = set()
         self._watched = WatchedTrees()
@@ -184,9 +186,11 @@ class VirtualMachine:
         undo.callback(tree.detach_container, container.id)
         undo.push_async_callback(self._disks.detach, container.id)
         undo.push_async_callback(self._forget_watched, container.id)
+        undo.push_async_callback(self._overlays.remove, container.id)
         paths: dict[int, str] = {}
         rootfs = ""
         disks: list[tuple[dict[str, Any], int]] = []
+        mounted: list[tuple[dict[str, Any], int]] = []
         for description, fd in request.descriptors:
             kind = description.get("kind")
             if kind == "rootfs":
@@ -210,17 +214,18 @@ class VirtualMachine:
                 self._attach_network(fd, request)
             elif kind == "disk":
                 disks.append((description, fd))
+            elif kind in ("root-disk", "volume"):
+                mounted.append((description, fd))
             else:
                 raise InvalidInput(f"descriptor of unknown kind {kind!r}")
-        if not rootfs:
-            raise InvalidInput(f"create of {container.id} carries no rootfs descriptor")
-        spec = rewrite_spec(request.spec, rootfs, paths, request.guest_mounts)
-        spec = rewrite_devices(spec, [description for description, _ in disks], request.guest_mounts)
         table = await self._disks.attach(container.id, disks)
         self.timeline.add(f"sources of {container.id[:12]}", begin_ns)
         client = await self._agent_and_network(request)
         await self._mount_guest_storages(client, request)
         await self._watched.mount(client, container.id)
+        rootfs = await self._mount_disks(request, rootfs, paths, mounted)
+        spec = rewrite_spec(request.spec, rootfs, paths, request.guest_mounts)
+        spec = rewrite_devices(spec, [description for description, _ in disks], request.guest_mounts)
         begin_ns = time.monotonic_ns()
         in_pod = container.id == owner_id
         response = await client.create_container(
@@ -236,6 +241,26 @@ class VirtualMachine:
         self.timeline.save(self.launched.directory)
         container.init.guest_pid = response.pid
         return tuple(response.warnings)
+
+    async def _mount_disks(
+        self, request: CreateRequest, rootfs: str, paths: dict[int, str], mounted: list[tuple[dict[str, Any], int]]
+    ) -> str:
+        """Mount the root file system and the volumes that are disks; return the root's path in the guest.
+
+        paths: those of the volumes are added.
+        """
+        readonly_disk = False
+        for description, fd in mounted:
+            path = await self._disks.mount(request.container_id, description, fd)
+            if description["kind"] == "volume":
+                paths[int(description["mount"])] = path
+            else:
+                rootfs, readonly_disk = path, bool(description["readonly"])
+        if not rootfs:
+            raise InvalidInput(f"create of {request.container_id} carries no rootfs descriptor")
+        readonly_root = bool((request.spec.get("root") or {}).get("readonly"))
+        overlay = self._overlays.kind(readonly_root=readonly_root, readonly_disk=readonly_disk)
+        return rootfs if overlay == "none" else await self._overlays.make(request.container_id, rootfs, overlay)
 
     async def _set_up_sandbox(self, request: CreateRequest) -> None:
         """Tell the guest what holds for the whole pod; the first container of the pod knows it."""
@@ -270,6 +295,7 @@ class VirtualMachine:
             await (await self.agent()).remove_container(container.id)
         finally:
             await self._forget_watched(container.id)
+            await self._overlays.remove(container.id)
             await self._disks.detach(container.id)
             await asyncio.to_thread(self.launched.share.detach_container, container.id)
 
@@ -317,6 +343,10 @@ class VirtualMachine:
         """Op `network` of the control socket."""
         return await self._require_network().operate(request)
 
+    async def volume_operation(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Op `volume` of the control socket."""
+        return await self._disks.operate(request)
+
     async def iptables_operation(self, request: dict[str, Any]) -> dict[str, Any]:
         """Op `iptables` of the control socket."""
         return await self._require_network().operate_firewall(request)
@@ -359,6 +389,7 @@ class VirtualMachine:
 
     async def close(self) -> None:
         """End QEMU and virtiofsd and undo everything on the host. Idempotent; continues after failures."""
+        self._disks.close()
         for watcher in self._watchers:
             watcher.cancel()
         if self._network_ready is not None:

@@ -27,7 +27,7 @@ from oci_runtime.shim.metrics import Overhead
 from oci_runtime.shim.overhead import measure
 from oci_runtime.shim.pod_start import StartedPod, plan_cgroup
 from oci_runtime.shim.proto.task_pb2 import CreateTaskRequest
-from oci_runtime.shim.rootfs import mount_rootfs, plan_mounts, unmount_rootfs
+from oci_runtime.shim.rootfs import find_root_disk, mount_rootfs, plan_mounts, unmount_rootfs
 from oci_runtime.state import records
 from oci_runtime.state.layout import Layout
 from oci_runtime.state.records import ContainerRecord
@@ -91,14 +91,17 @@ class HostSide:
         if bundle.spec.process is None:
             raise InvalidInput(f"bundle {bundle.path}: config.json has no process")
         prepared.record = self._record(container_id, bundle, undo)
-        if request.rootfs:
+        root_disk = find_root_disk(list(request.rootfs))
+        if request.rootfs and root_disk is None:
             await self._mount(request, bundle, undo)
         self._start_holder(container_id, prepared)
         self._join_cgroup(container_id, prepared)
         hooks = bundle.raw.get("hooks") or {}
         if hooks:
             await asyncio.to_thread(self._run_hooks, prepared, hooks)
-        sources = await asyncio.to_thread(open_sources, bundle.raw, bundle.path)
+        assert self._sandbox is not None, "adopted before the first container"
+        volumes = self._sandbox.machine.launched.config.storage.direct_volumes
+        sources = await asyncio.to_thread(open_sources, bundle.raw, bundle.path, volumes=volumes, root_disk=root_disk)
         for warning in sources.warnings:
             log.warning(warning, container=container_id)
         with contextlib.ExitStack() as on_failure:

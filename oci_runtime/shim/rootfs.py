@@ -7,15 +7,18 @@ namespace of the shim, which is the engine's. Sources: mount(8) for the names of
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from oci_runtime.errors import HostError, InvalidInput, OciRuntimeError
 from oci_runtime.host import syscalls
 from oci_runtime.host.mounts import unmount_tree
 from oci_runtime.shim.loop import attach_loop
 from oci_runtime.shim.proto.types_pb2 import Mount
+from oci_runtime.storage import superblock
 
 _CLONE_FS = 0x200
 _MS_SYNCHRONOUS = 16
@@ -136,6 +139,21 @@ def _shorten(planned: PlannedMount) -> PlannedMount:
             f" {MAX_DATA_BYTES}: use an image with fewer layers"
         )
     return planned
+
+
+def find_root_disk(mounts: Sequence[Mount]) -> dict[str, Any] | None:
+    """The disk that is the whole root file system, as open_sources takes it: the guest mounts it. None for all else."""
+    if len(mounts) != 1 or mounts[0].target or mounts[0].type not in superblock.NAMES:
+        return None
+    (mount,) = mounts
+    try:
+        mode = os.stat(mount.source).st_mode
+    except OSError:
+        return None  # mounting it says why
+    if not (stat.S_ISBLK(mode) or (stat.S_ISREG(mode) and "loop" in mount.options)):
+        return None
+    options = [option for option in mount.options if option != "loop" and option not in _IGNORED]
+    return {"source": mount.source, "fstype": mount.type, "options": options}
 
 
 def mount_rootfs(planned: Sequence[PlannedMount], rootfs: str) -> None:

@@ -10,25 +10,29 @@ import os
 import stat
 
 from oci_runtime.errors import HostError, InvalidInput, NotFound, Unsupported
+from oci_runtime.storage import superblock
 from oci_runtime.storage.device_kinds import DISK, DROP, REFUSE, is_privileged, kind_of_device, may_write, refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from oci_runtime.storage.sources import Sources
 
 
-def open_disk(path: str, what: str, *, readonly: bool) -> tuple[int, bool]:
+def open_disk(path: str, what: str, *, readonly: bool, exclusive: bool = False) -> tuple[int, bool]:
     """Open a block device or an image file for the machine; return its descriptor and whether it is read-only.
 
-    what: names it in messages. A device that the host has as read-only is so in the guest. Raises: NotFound,
-    InvalidInput (neither of the two), HostError.
+    what: names it in messages. exclusive: for a file system that the guest will mount; a device that the host has in
+    use is refused. A device that the host has as read-only is so in the guest. Raises: NotFound, InvalidInput (neither
+    of the two), HostError.
     """
     flags = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     try:
         mode = os.stat(path).st_mode
+        if exclusive and stat.S_ISBLK(mode):
+            flags |= os.O_EXCL  # without O_CREAT: fails while it is mounted or otherwise claimed
         if not (stat.S_ISBLK(mode) or stat.S_ISREG(mode)):  # before it is opened: for a device that has effects
             raise InvalidInput(f"{what}: neither a block device nor an image file")
         if readonly or (stat.S_ISBLK(mode) and _is_readonly(os.stat(path).st_rdev)):
@@ -37,7 +41,8 @@ def open_disk(path: str, what: str, *, readonly: bool) -> tuple[int, bool]:
     except FileNotFoundError as error:
         raise NotFound(f"{what}: {os.strerror(errno.ENOENT)}") from error
     except OSError as error:
-        hint = "the host has no such disk" if error.errno in (errno.ENXIO, errno.ENODEV) else ""
+        hint = {errno.EBUSY: "the host uses it: unmount it there first"}.get(error.errno or 0, "")
+        hint = "the host has no such disk" if error.errno in (errno.ENXIO, errno.ENODEV) else hint
         raise HostError.from_oserror(error, "open", what, hint=hint) from error
 
 
@@ -61,6 +66,47 @@ def describe(descriptor: int, readonly: bool) -> dict[str, Any]:
         "uid": status.st_uid,
         "gid": status.st_gid,
     }
+
+
+def open_root(sources: Sources, path: str, *, readonly: bool, fstype: str = "", options: Sequence[str] = ()) -> None:
+    """Open the disk or image file that holds the root file system.
+
+    fstype: of the file system, else it is found out. options: of its mount. Raises: InvalidInput (no file system that
+    the guest mounts), and as open_disk.
+    """
+    what = f"root.path {path}"
+    descriptor, readonly = open_disk(path, what, readonly=readonly, exclusive=True)
+    try:
+        fstype = fstype or superblock.detect(os.pread(descriptor, superblock.HEAD_BYTES, 0))
+        if fstype not in superblock.NAMES:
+            raise InvalidInput(f"{what}: no file system that the guest mounts ({', '.join(superblock.NAMES)})")
+        description = describe(descriptor, readonly or fstype in superblock.READ_ONLY)
+    except OSError as error:
+        os.close(descriptor)
+        raise HostError.from_oserror(error, "read", what) from error
+    except BaseException:
+        os.close(descriptor)
+        raise
+    sources.add(description | {"kind": "root-disk", "fstype": fstype, "options": list(options)}, descriptor)
+
+
+def open_volume(sources: Sources, index: int, what: str, volume: Mapping[str, Any], *, readonly: bool) -> None:
+    """Open the disk of a direct volume (volumes.find) for the mount `index`. Raises: as open_disk."""
+    device = str(volume["device"])
+    descriptor, readonly = open_disk(device, f"{what}: volume {device}", readonly=readonly, exclusive=True)
+    description = describe(descriptor, readonly) | {"kind": "volume", "mount": index}
+    metadata = volume.get("metadata") or {}
+    sources.add(
+        description
+        | {
+            "fstype": volume["fstype"],
+            "options": list(volume.get("options") or ()),
+            "fs_group": int(metadata.get("fsGroup") or 0),
+            "fs_group_on_mismatch": metadata.get("fsGroupChangePolicy") == "OnRootMismatch",
+            "path": volume["volume_path"],
+        },
+        descriptor,
+    )
 
 
 def open_devices(sources: Sources, spec: Mapping[str, Any]) -> None:

@@ -11,7 +11,8 @@ import os
 import stat
 
 from oci_runtime.errors import InvalidInput, Unsupported
-from oci_runtime.storage.disks import describe, open_devices, open_disk
+from oci_runtime.host import syscalls
+from oci_runtime.storage.disks import describe, open_devices, open_disk, open_root, open_volume
 from oci_runtime.storage.mount_kinds import (
     GUEST_TYPES,
     KERNEL_TYPES,
@@ -24,6 +25,7 @@ from oci_runtime.storage.mount_kinds import (
 from oci_runtime.storage.mount_table import MountTable
 from oci_runtime.storage.own_mounts import find_own
 from oci_runtime.storage.tree import SourceTree
+from oci_runtime.storage.volumes import find as find_volume
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,11 +48,12 @@ class Sources:
     for), and for each mount its type, destination, and tree (-1 where the content is the guest's).
     """
 
-    __slots__ = ("descriptors", "guest_mounts", "propagation", "table", "view", "view_root", "warnings")
+    __slots__ = ("descriptors", "guest_mounts", "propagation", "table", "view", "view_root", "volumes", "warnings")
 
-    def __init__(self, propagation: str = "") -> None:
-        """propagation: of the container's root, linux.rootfsPropagation."""
+    def __init__(self, propagation: str = "", volumes: str = "") -> None:
+        """propagation: of the container's root, linux.rootfsPropagation. volumes: where direct ones are registered."""
         self.propagation = propagation
+        self.volumes = volumes
         self.table = MountTable()
         self.descriptors: list[tuple[dict[str, Any], int]] = []
         self.guest_mounts: list[dict[str, Any]] = []
@@ -78,23 +81,24 @@ class Sources:
         self.view.clear()
 
 
-def open_sources(spec: Mapping[str, Any], bundle: str, *, with_view: bool = False) -> Sources:
+def open_sources(
+    spec: Mapping[str, Any],
+    bundle: str,
+    *,
+    with_view: bool = False,
+    volumes: str = "",
+    root_disk: Mapping[str, Any] | None = None,
+) -> Sources:
     """Open rootfs and bind sources of a spec; relative paths start at `bundle`. with_view: open the view as well.
 
-    Raises: NotFound (a missing source), InvalidInput (a rootfs that is no directory), Unsupported (a source or type
-    that a virtual machine cannot have), HostError. Messages name the mount's index and destination. After a failure
-    nothing is open.
+    volumes: where direct volumes are registered. root_disk: {"source", "fstype", "options"} of a disk that takes the
+    place of root.path. Raises: NotFound (a missing source), InvalidInput (a rootfs that is neither directory nor disk),
+    Unsupported (a source or type that a virtual machine cannot have), HostError. Messages name the mount's index and
+    destination. After a failure nothing is open.
     """
-    sources = Sources(str((spec.get("linux") or {}).get("rootfsPropagation") or ""))
+    sources = Sources(str((spec.get("linux") or {}).get("rootfsPropagation") or ""), volumes)
     try:
-        rootfs = os.path.join(bundle, str(spec["root"]["path"]))
-        with SourceTree(rootfs, "root.path") as source:
-            if not stat.S_ISDIR(os.fstat(source.fd).st_mode):
-                raise InvalidInput(f"root.path {rootfs}: not a directory")
-            sources.add({"kind": "rootfs"}, source.clone(recursive=True))
-            if with_view:
-                readonly = "top" if spec["root"].get("readonly") else ""
-                sources.view_root = source.clone_for_view(recursive=True, readonly=readonly)
+        _open_root(sources, spec["root"], bundle, root_disk, with_view=with_view)
         for index, mount in enumerate(spec.get("mounts") or ()):
             _open_mount(sources, index, mount, bundle, with_view=with_view)
         open_devices(sources, spec)
@@ -102,6 +106,29 @@ def open_sources(spec: Mapping[str, Any], bundle: str, *, with_view: bool = Fals
         sources.close()
         raise
     return sources
+
+
+def _open_root(
+    sources: Sources, root: Mapping[str, Any], bundle: str, disk: Mapping[str, Any] | None, *, with_view: bool
+) -> None:
+    """Open the root file system: a directory, or a disk, which the host does not look into."""
+    readonly = bool(root.get("readonly"))
+    rootfs = os.path.join(bundle, str(root["path"]))
+    if disk is not None:
+        open_root(sources, disk["source"], readonly=readonly, fstype=disk["fstype"], options=disk["options"])
+    else:
+        with SourceTree(rootfs, "root.path") as source:
+            mode = os.fstat(source.fd).st_mode
+            if stat.S_ISDIR(mode):
+                sources.add({"kind": "rootfs"}, source.clone(recursive=True))
+                if with_view:
+                    sources.view_root = source.clone_for_view(recursive=True, readonly="top" if readonly else "")
+                return
+            if not (stat.S_ISBLK(mode) or stat.S_ISREG(mode)):
+                raise InvalidInput(f"root.path {rootfs}: neither a directory nor a disk")
+        open_root(sources, rootfs, readonly=readonly)
+    if with_view:
+        sources.view_root = syscalls.detached_tmpfs()
 
 
 def _open_mount(sources: Sources, index: int, mount: dict[str, Any], bundle: str, *, with_view: bool) -> None:
@@ -122,6 +149,11 @@ def _open_mount(sources: Sources, index: int, mount: dict[str, Any], bundle: str
     path = os.path.join(bundle, path)
     recursive = "rbind" in options
     sources.require_room(what)
+    volume = find_volume(sources.volumes, path)
+    if volume is not None:
+        open_volume(sources, index, what, volume, readonly=bool(readonly_of(options)))
+        sources.view.append((kind, destination, -1))
+        return
     with SourceTree(path, f"{what}: source") as source:
         if stat.S_ISBLK(os.fstat(source.fd).st_mode):
             _open_disk(sources, index, what, path, source.fd, readonly=bool(readonly_of(options)))

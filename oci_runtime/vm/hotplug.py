@@ -159,6 +159,13 @@ class Hotplug:
 
         return await self._plug(name, "disk", make)
 
+    async def disk_bytes(self, device: PluggedDevice) -> int:
+        """The size of a disk, as QEMU has it. Raises: NotFound, Unavailable."""
+        for node in await self._qmp.execute("query-named-block-nodes", {"flat": True}):
+            if node.get("node-name") == device.id:
+                return int(node["image"]["virtual-size"])
+        raise NotFound(f"disk {device.id} is not in the machine")
+
     async def resize_disk(self, device: PluggedDevice, size_bytes: int) -> None:
         """Tell the guest of a disk's new size. Raises: Unavailable, OciRuntimeError (QEMU's words)."""
         await self._qmp.execute("block_resize", {"node-name": device.id, "size": size_bytes})

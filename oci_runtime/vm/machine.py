@@ -138,6 +138,10 @@ class Machine:
             descriptor, readonly=readonly, serial=serial, bus=bus, direct=direct, shared=shared
         )
 
+    async def disk_bytes(self, device: PluggedDevice) -> int:
+        """See Hotplug.disk_bytes."""
+        return await self._hotplug.disk_bytes(device)
+
     async def resize_disk(self, device: PluggedDevice, size_bytes: int) -> None:
         """See Hotplug.resize_disk."""
         await self._hotplug.resize_disk(device, size_bytes)

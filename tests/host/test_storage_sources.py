@@ -339,7 +339,12 @@ def test_missing_things_are_named(bundle: Path) -> None:
     (bundle / "rootfs").rmdir()
     assert refused(bundle, NotFound) == f"root.path {bundle}/rootfs: No such file or directory"
     (bundle / "rootfs").touch()
-    assert refused(bundle, InvalidInput) == f"root.path {bundle}/rootfs: not a directory"
+    assert refused(bundle, InvalidInput) == (
+        f"root.path {bundle}/rootfs: no file system that the guest mounts (ext4, xfs, erofs, squashfs, btrfs)"
+    )
+    (bundle / "rootfs").unlink()
+    os.mkfifo(bundle / "rootfs")
+    assert refused(bundle, InvalidInput) == f"root.path {bundle}/rootfs: neither a directory nor a disk"
 
 
 def test_types_that_need_the_hosts_kernel_are_refused(bundle: Path) -> None:

@@ -74,9 +74,12 @@ def test_a_hostile_root_path_stays_on_one_short_line(bundle: Path) -> None:
     assert len(caught.value.message) < 1000
 
 
-def test_a_root_that_is_a_file(bundle: Path) -> None:
+def test_a_root_may_be_an_image_file_but_no_other_thing(bundle: Path) -> None:
     write(bundle, root={"path": "config.json"})
-    with pytest.raises(NotFound, match="is not a directory"):
+    assert load_bundle(str(bundle)).rootfs == str(bundle / "config.json")
+    os.mkfifo(bundle / "pipe")
+    write(bundle, root={"path": "pipe"})
+    with pytest.raises(NotFound, match="is not a directory or disk"):
         load_bundle(str(bundle))
 
 

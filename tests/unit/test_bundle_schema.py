@@ -204,7 +204,7 @@ def test_a_bundle_is_checked_as_a_whole(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**default_spec(), "hostname": 5}))
     assert [str(problem) for problem in check_bundle(str(tmp_path))] == [
         "$.hostname must be a string, not 5",
-        f"$.root.path leads to {tmp_path}/rootfs, which is not a directory",
+        f"$.root.path leads to {tmp_path}/rootfs, which is not a directory or disk",
     ]
     (tmp_path / "config.json").write_text(json.dumps(default_spec()))
     (tmp_path / "rootfs").mkdir()
