@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from oci_runtime.guest.agent import Agent
 
-# In the order in which the first container wants them.
-_WARM = ("storage", "containers", "network")
+# In the order in which the first container wants them; a pod with interfaces asks for the network by itself.
+_WARM = ("storage", "containers")
 # By then the first container runs, whose start should not wait for modprobe.
 _DRIVERS_AFTER_S = 3.0
 

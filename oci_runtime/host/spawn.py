@@ -20,22 +20,23 @@ import errno
 import fcntl
 import os
 import resource
-import shutil
 import signal
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NoReturn
 
 from oci_runtime.errors import HostError, NotFound
 from oci_runtime.host import syscalls
+from oci_runtime.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import NoReturn
 
 _MAX_REPORT_BYTES = 8192
 _MAX_PATH = 1024
 _FD_END = (1 << 31) - 1
 
 
-@dataclass(frozen=True)
-class SpawnPlan:
+class SpawnPlan(Record):
     """What to run and in which circumstances.
 
     argv: argv[0] is a path, or a name that is searched on PATH. fds: number in the child → our descriptor (0-2 that are
@@ -46,7 +47,7 @@ class SpawnPlan:
     """
 
     argv: Sequence[str]
-    fds: Mapping[int, int] = field(default_factory=dict)
+    fds: Mapping[int, int] | None = None
     environ: Mapping[str, str] | None = None
     cwd: str = "/"
     uid: int | None = None
@@ -63,12 +64,12 @@ class SpawnPlan:
     hint: str = ""
 
 
-@dataclass(eq=False)
 class Child:
     """A started child: its pid (valid until it is reaped) and a pidfd, close-on-exec, that the caller owns."""
 
-    pid: int
-    pidfd: int
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
 
     def close(self) -> None:
         """Close the pidfd of a reaped child; idempotent. To the functions here it then counts as ended."""
@@ -109,10 +110,13 @@ def spawn(plan: SpawnPlan) -> Child:
 
 def find_program(name: str, hint: str = "") -> str:
     """Return the path of an executable. Raises: NotFound with `hint`, which names the package to install."""
-    found = shutil.which(name)
-    if found is None:
-        raise NotFound(f"program {name}: not found or not executable" + (f" ({hint})" if hint else ""))
-    return found
+    # shutil.which would load the compression libraries.
+    places = [""] if "/" in name else os.environ.get("PATH", os.defpath).split(":")
+    for place in places:
+        path = os.path.join(place, name)
+        if os.access(path, os.X_OK) and not os.path.isdir(path):
+            return path
+    raise NotFound(f"program {name}: not found or not executable" + (f" ({hint})" if hint else ""))
 
 
 def reap(child: Child) -> int | None:
@@ -163,7 +167,7 @@ def _run_child(plan: SpawnPlan, program: str, parent: int, report: int) -> NoRet
     """Everything between fork and exec; ends in exec or _exit, never returns into the parent's code."""
     try:
         # Out of the way of every number that the plan names, and there it stays: a failure at any step is told.
-        report = _copy_above(report, max((2, *plan.fds)) + 1)
+        report = _copy_above(report, max((2, *(plan.fds or ()))) + 1)
         _prepare(plan, parent, report)
         environ = os.environ if plan.environ is None else plan.environ
         _step("exec", program, os.execve, program, list(plan.argv), dict(environ))
@@ -200,7 +204,7 @@ def _prepare(plan: SpawnPlan, parent: int, report: int) -> None:
         _step("setsid", "", os.setsid)
     os.umask(plan.umask)
     _step("chdir", plan.cwd, os.chdir, plan.cwd)
-    _place_fds(plan.fds, report)
+    _place_fds(plan.fds or {}, report)
     # After the descriptors: a low limit would forbid the high numbers that they are moved through.
     for limit, soft, hard in plan.rlimits:
         _step("setrlimit", str(limit), resource.setrlimit, limit, (soft, hard))

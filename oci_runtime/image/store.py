@@ -5,13 +5,15 @@ Layout: `<store>/<hash>/{manifest.json,kernel,initrd,rootfs,stamp.json}`; `<stor
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from dataclasses import dataclass
-from typing import Any
 
+from oci_runtime import json_text
 from oci_runtime.errors import HostError, InvalidInput, NotFound
+from oci_runtime.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 DEFAULT_STORE = "/var/cache/vmpod/images"
 DEFAULT_NAME = "default"
@@ -19,11 +21,11 @@ MANIFEST = "manifest.json"
 _STAMP = "stamp.json"
 _FORMAT = 1
 _ASSETS = ("kernel", "initrd", "rootfs")
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_MAX_NAME = 64
+_NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-")
 
 
-@dataclass(frozen=True)
-class GuestImage:
+class GuestImage(Record):
     """A verified image. Paths are absolute and world-readable; QEMU reads them as an unprivileged user.
 
     image_bytes: size of `rootfs`, as the memory backend and the NVDIMM need it. kernel_parameters: what the image needs
@@ -43,6 +45,11 @@ class GuestImage:
     has_9p: bool
 
 
+def is_image_name(name: str) -> bool:
+    """Whether an image may have this name."""
+    return 0 < len(name) <= _MAX_NAME and name[0] not in "._-" and _NAME_CHARS.issuperset(name)
+
+
 def find_image(store: str | os.PathLike[str], name: str = DEFAULT_NAME) -> GuestImage:
     """Return the image that `name` (or a hash) stands for, its files verified.
 
@@ -56,7 +63,7 @@ def find_image(store: str | os.PathLike[str], name: str = DEFAULT_NAME) -> Guest
 
 def load_image(store: str | os.PathLike[str], name: str) -> tuple[GuestImage, dict[str, Any]]:
     """Return image and manifest without looking at the assets' content; errors as in `find_image`."""
-    if not _NAME.fullmatch(name):
+    if not is_image_name(name):
         raise InvalidInput(f"bad image name {name!r}: small letters, digits, '.', '_' and '-' are allowed")
     link = os.path.join(os.fspath(store), name)
     directory = os.path.realpath(link)
@@ -84,7 +91,7 @@ def load_image(store: str | os.PathLike[str], name: str) -> tuple[GuestImage, di
 def list_images(store: str | os.PathLike[str]) -> list[GuestImage]:
     """Return the named images in order of name, unverified; broken ones are left out."""
     try:
-        names = sorted(entry.name for entry in os.scandir(store) if entry.is_symlink() and _NAME.fullmatch(entry.name))
+        names = sorted(entry.name for entry in os.scandir(store) if entry.is_symlink() and is_image_name(entry.name))
     except FileNotFoundError:
         return []
     images = []
@@ -101,7 +108,7 @@ def read_manifest(directory: str, shown_as: str = "") -> dict[str, Any]:
     path = os.path.join(directory, MANIFEST)
     try:
         with open(path, "rb") as file:
-            manifest = json.loads(file.read())
+            manifest = json_text.loads(file.read())
     except FileNotFoundError as error:
         raise NotFound(f"no guest image at {shown_as or directory}; build it: vmpod image build") from error
     except ValueError as error:
@@ -138,6 +145,6 @@ def verify_image(image: GuestImage, *, always: bool = False) -> None:
 def _read_stamp(path: str) -> object:
     try:
         with open(path, "rb") as file:
-            return json.loads(file.read())
+            return json_text.loads(file.read())
     except (OSError, ValueError):
         return None

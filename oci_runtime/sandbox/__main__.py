@@ -8,12 +8,12 @@ Other pairs of arguments are for readers of `ps`.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
 import time
 
+from oci_runtime import json_text
 from oci_runtime.errors import HostError, OciRuntimeError, to_wire
 from oci_runtime.host.files import write_atomic
 from oci_runtime.log import Sink, configure, get_logger
@@ -44,7 +44,7 @@ def main() -> int:
 def _write_error_file(directory: str, error: OciRuntimeError) -> None:
     """Leave the reason where the creating command looks for it; it finds the log where this fails."""
     with contextlib.suppress(HostError):
-        write_atomic(os.path.join(directory, ERROR_FILE), json.dumps(to_wire(error)).encode())
+        write_atomic(os.path.join(directory, ERROR_FILE), json_text.dumps(to_wire(error)).encode())
 
 
 def _run(launched: Launched, listen_fd: int) -> int:

@@ -5,13 +5,11 @@ QEMU boots for two seconds or more; everything else that the sandbox process has
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Self
 
+from oci_runtime import json_text
 from oci_runtime.config.model import Config
 from oci_runtime.config.show import from_json
 from oci_runtime.errors import InvalidInput, OciRuntimeError
@@ -23,11 +21,16 @@ from oci_runtime.record import Record
 from oci_runtime.sandbox.timeline import Timeline
 from oci_runtime.state.layout import CONSOLE_LOG, short_id
 from oci_runtime.state.sandboxes import SandboxRecord
-from oci_runtime.storage.share import Share
-from oci_runtime.storage.virtiofsd import VirtiofsdLaunch, VirtiofsdSettings, launch_virtiofsd
 from oci_runtime.vm.accel import HostFacts, choose_accel, choose_transport, read_host_facts
 from oci_runtime.vm.argv import VmSettings
 from oci_runtime.vm.launch import QemuLaunch, launch_qemu, sandbox_uid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+    from oci_runtime.storage.share import Share
+    from oci_runtime.storage.virtiofsd import VirtiofsdLaunch
 
 log = get_logger(__name__)
 # After the image's own: the last word counts.
@@ -51,7 +54,7 @@ class BootRequest(Record):
     def parse(cls, document: bytes) -> Self:
         """Decode the JSON that the command line wrote. Raises: InvalidInput."""
         try:
-            values = json.loads(document)
+            values = json_text.loads(document)
             return cls(
                 sandbox_id=str(values["sandbox_id"]),
                 owner_id=str(values["owner_id"]),
@@ -81,7 +84,7 @@ class Launched:
         self.sandbox_id = request.sandbox_id
         self.root = request.root
         self.directory = request.directory
-        self.console_log = Path(request.directory, CONSOLE_LOG)
+        self.console_log = os.path.join(request.directory, CONSOLE_LOG)
         self.undo_qemu = ExitStack()
         self.undo = ExitStack()
         self.qemu: QemuLaunch
@@ -129,6 +132,12 @@ def _launch_qemu(launched: Launched) -> None:
 
 def _launch_virtiofsd(launched: Launched) -> None:
     begin_ns = time.monotonic_ns()
+    # From here on imports cost no time: the guest boots beside them.
+    from pathlib import Path
+
+    from oci_runtime.storage.share import Share
+    from oci_runtime.storage.virtiofsd import VirtiofsdSettings, launch_virtiofsd
+
     directory = Path(launched.directory)
     launched.share = Share.create(directory)
     launched.undo.callback(launched.share.close)

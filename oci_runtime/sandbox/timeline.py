@@ -6,11 +6,10 @@ the guest's phases arrive on the guest's own clock and are moved onto the host's
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import time
 
+from oci_runtime import json_text
 from oci_runtime.errors import HostError
 from oci_runtime.host.files import write_atomic
 
@@ -55,7 +54,8 @@ class Timeline:
 
     def save(self, directory: str) -> None:
         """Write the phases to `directory`; a failure is not worth failing a pod for."""
-        with contextlib.suppress(HostError):
-            write_atomic(
-                os.path.join(directory, FILE_NAME), json.dumps({"phases": self.as_dicts()}).encode(), sync=False
-            )
+        text = json_text.dumps({"phases": self.as_dicts()})
+        try:
+            write_atomic(os.path.join(directory, FILE_NAME), text.encode(), sync=False)
+        except HostError:
+            return

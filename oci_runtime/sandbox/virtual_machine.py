@@ -13,6 +13,7 @@ import json
 import os
 import time
 from collections.abc import Awaitable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from oci_runtime import __version__
@@ -92,7 +93,7 @@ class VirtualMachine:
         begin_ns = time.monotonic_ns()
         self.launched.undo_qemu.pop_all()
         kept_bytes = self.config.log.max_console_kib << 10
-        machine = await Machine.connect(self.launched.qemu, self.launched.console_log, console_bytes=kept_bytes)
+        machine = await Machine.connect(self.launched.qemu, Path(self.launched.console_log), console_bytes=kept_bytes)
         self._machine = machine
         self._watch(machine)
         self._connected.set_result(machine)

@@ -96,7 +96,7 @@ def launch_virtiofsd(
         on_failure.callback(os.close, stderr)
         inherited.callback(os.close, stderr_far)
         plan = SpawnPlan(
-            argv,
+            argv=argv,
             fds={1: stderr_far, 2: stderr_far, _SOCKET_FD: listener.fileno()},
             environ={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
             umask=0,
@@ -150,7 +150,7 @@ def is_rust(program: str) -> bool:
         return False  # QEMU's own directory: no need to ask
     output, far = os.pipe2(os.O_CLOEXEC)
     try:
-        child = spawn(SpawnPlan((program, "--version"), fds={1: far, 2: far}, hint=HINT))
+        child = spawn(SpawnPlan(argv=(program, "--version"), fds={1: far, 2: far}, hint=HINT))
     finally:
         os.close(far)
     try:

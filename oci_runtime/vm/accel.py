@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 
 from oci_runtime.errors import InvalidInput, Unsupported
+from oci_runtime.record import Record
 
 
-@dataclass(frozen=True)
-class HostFacts:
+class HostFacts(Record):
     """What the decision rests on. kvm_problem: why KVM cannot be used, empty if it can. kvm_gid: the group that QEMU's
     uid needs to open /dev/kvm, None if it needs none. vhost_vsock: whether /dev/vhost-vsock can be opened by us."""
 
@@ -23,8 +22,7 @@ class HostFacts:
     vhost_vsock: bool
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(Record):
     """value: the accelerator. warning: one line for the user, empty if there is nothing to say."""
 
     value: str
@@ -36,7 +34,7 @@ def read_host_facts(
 ) -> HostFacts:
     """Look at the host; never fails. The paths are parameters for tests."""
     problem, gid = _kvm_problem(kvm, cpuinfo)
-    return HostFacts(problem, gid, os.access(vsock, os.R_OK | os.W_OK))
+    return HostFacts(kvm_problem=problem, kvm_gid=gid, vhost_vsock=os.access(vsock, os.R_OK | os.W_OK))
 
 
 def read_tsc_khz(cpuinfo: str = "/proc/cpuinfo") -> int:
@@ -63,12 +61,14 @@ def choose_accel(wanted: str, facts: HostFacts) -> Choice:
     if wanted not in ("auto", "kvm", "tcg"):
         raise InvalidInput(f"accel = {wanted!r}: not one of auto, kvm, tcg")
     if wanted == "tcg":
-        return Choice("tcg")
+        return Choice(value="tcg")
     if not facts.kvm_problem:
-        return Choice("kvm")
+        return Choice(value="kvm")
     if wanted == "kvm":
         raise Unsupported(f"accel = 'kvm': {facts.kvm_problem}")
-    return Choice("tcg", f"no hardware virtualisation, machines are emulated and slow: {facts.kvm_problem}")
+    return Choice(
+        value="tcg", warning=f"no hardware virtualisation, machines are emulated and slow: {facts.kvm_problem}"
+    )
 
 
 def choose_transport(wanted: str, facts: HostFacts) -> str:

@@ -6,9 +6,8 @@ through /proc/self/fd, so that what the store verified is what boots, and QEMU's
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from oci_runtime.errors import InvalidInput
+from oci_runtime.record import Record
 
 MIB = 1 << 20
 AGENT_PORT_NAME = "vmpod.agent"
@@ -25,8 +24,7 @@ PC_HOTPLUG_SLOTS = tuple(range(FIRST_HOTPLUG_SLOT, 32))
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
-@dataclass(frozen=True)
-class VmSettings:
+class VmSettings(Record):
     """One machine.
 
     kernel, initrd, image: paths, opened by launch_qemu; QEMU gets descriptors. image_bytes: size of the root image, a
@@ -61,8 +59,7 @@ class VmSettings:
     gid: int = 0
 
 
-@dataclass(frozen=True)
-class QemuFds:
+class QemuFds(Record):
     """Descriptor numbers inside QEMU.
 
     Exactly one of agent (serial) and vhost_vsock (vsock) is set; without firmware QEMU uses its default one.

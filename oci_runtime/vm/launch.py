@@ -8,14 +8,17 @@ from __future__ import annotations
 import os
 import resource
 import socket
-from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 
 from oci_runtime.errors import HostError, InvalidInput, NotFound
 from oci_runtime.host.spawn import Child, SpawnPlan, find_program, spawn
+from oci_runtime.record import Record
 from oci_runtime.vm.accel import read_tsc_khz
 from oci_runtime.vm.argv import QemuFds, VmSettings, plan_qemu_argv
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Above every range that Debian's adduser, systemd's dynamic users and containers or a usual /etc/subuid hand out
 # (systemd documents 1879048192 to 2147483647 as unused), and below 2^31, beyond which some programs see -1.
@@ -27,8 +30,7 @@ IMAGE_HINT = "vmpod image build"
 _FD_LIMIT = 4096
 
 
-@dataclass(frozen=True)
-class QemuLaunch:
+class QemuLaunch(Record):
     """A QEMU process and our ends of its sockets. `agent` is None with vsock: then connect to (settings.cid, port).
 
     stderr: the reading end of a pipe with QEMU's messages. Whoever takes over the launch closes all of it.
@@ -82,7 +84,7 @@ def launch_qemu(settings: VmSettings, *, cgroup_procs: Sequence[str] = (), group
     InvalidInput. After a failure no process and no descriptor is left.
     """
     tsc_khz = settings.tsc_khz or (read_tsc_khz() if settings.accel == "tcg" else 0)
-    settings = replace(settings, qemu=find_program(settings.qemu, QEMU_HINT), tsc_khz=tsc_khz)
+    settings = settings.replace(qemu=find_program(settings.qemu, QEMU_HINT), tsc_khz=tsc_khz)
     with ExitStack() as inherited, ExitStack() as on_failure:
         ours: dict[str, socket.socket] = {}
         theirs: dict[str, int] = {}
@@ -105,7 +107,7 @@ def launch_qemu(settings: VmSettings, *, cgroup_procs: Sequence[str] = (), group
         numbers = {name: 3 + index for index, name in enumerate(theirs)}
         argv = plan_qemu_argv(settings, QemuFds(**numbers))
         plan = SpawnPlan(
-            argv,
+            argv=argv,
             fds={1: stderr_far, 2: stderr_far} | {numbers[name]: fd for name, fd in theirs.items()},
             environ={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
             uid=settings.uid,
@@ -117,7 +119,15 @@ def launch_qemu(settings: VmSettings, *, cgroup_procs: Sequence[str] = (), group
         )
         child = spawn(plan)
         on_failure.pop_all()
-        return QemuLaunch(child, settings, ours["qmp"], ours["console"], ours.get("agent"), stderr, argv)
+        return QemuLaunch(
+            child=child,
+            settings=settings,
+            qmp=ours["qmp"],
+            console=ours["console"],
+            agent=ours.get("agent"),
+            stderr=stderr,
+            argv=argv,
+        )
 
 
 def _open_asset(name: str, path: str, uid: int | None) -> int:

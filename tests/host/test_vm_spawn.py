@@ -33,7 +33,7 @@ def run(script: str, **plan: object) -> str:
     output, far = os.pipe()
     fds = {5: far} | dict(plan.pop("fds", {}))  # type: ignore[call-overload]
     try:
-        child = spawn(SpawnPlan(("sh", "-c", f"exec >&5; {script}"), fds=fds, **plan))  # type: ignore[arg-type]
+        child = spawn(SpawnPlan(argv=("sh", "-c", f"exec >&5; {script}"), fds=fds, **plan))  # type: ignore[arg-type]
     finally:
         os.close(far)
     with os.fdopen(output) as lines:
@@ -140,15 +140,16 @@ def test_cgroups_are_joined_before_the_program_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("plan", "kind", "message"),
     [
-        (SpawnPlan(("no-such-program",), hint="apt install it"), NotFound,
+        (SpawnPlan(argv=("no-such-program",), hint="apt install it"), NotFound,
          "program no-such-program: not found or not executable (apt install it)"),
-        (SpawnPlan(("/etc/passwd",)), NotFound, "program /etc/passwd: not found or not executable"),
-        (SpawnPlan(("true",), cgroup_procs=("/none/cgroup.procs",)), HostError,
+        (SpawnPlan(argv=("/etc/passwd",)), NotFound, "program /etc/passwd: not found or not executable"),
+        (SpawnPlan(argv=("true",), cgroup_procs=("/none/cgroup.procs",)), HostError,
          "join cgroup /none/cgroup.procs: No such file or directory"),
-        (SpawnPlan(("true",), cwd="/none"), HostError, "chdir /none: No such file or directory"),
-        (SpawnPlan(("true",), fds={3: 9999}), HostError, "dup fd 9999: Bad file descriptor"),
-        (SpawnPlan(("true",), uid=1, groups=range(70000)), HostError, "setgroups 70000 groups: Invalid argument"),
-        (SpawnPlan(("true",), rlimits=((resource.RLIMIT_NOFILE, 2, 1),)), HostError, "setrlimit 7: Invalid argument"),
+        (SpawnPlan(argv=("true",), cwd="/none"), HostError, "chdir /none: No such file or directory"),
+        (SpawnPlan(argv=("true",), fds={3: 9999}), HostError, "dup fd 9999: Bad file descriptor"),
+        (SpawnPlan(argv=("true",), uid=1, groups=range(70000)), HostError, "setgroups 70000 groups: Invalid argument"),
+        (SpawnPlan(argv=("true",), rlimits=((resource.RLIMIT_NOFILE, 2, 1),)), HostError,
+         "setrlimit 7: Invalid argument"),
     ],
 )  # fmt: skip
 def test_failures_name_the_step_and_leave_no_process(plan: SpawnPlan, kind: type[Exception], message: str) -> None:
@@ -164,21 +165,21 @@ def test_a_program_that_cannot_be_executed_is_told_apart_from_one_that_fails(tmp
     broken.write_bytes(b"no program at all")
     broken.chmod(0o755)
     with pytest.raises(HostError) as caught:
-        spawn(SpawnPlan((str(broken),), hint="build it again"))
+        spawn(SpawnPlan(argv=(str(broken),), hint="build it again"))
     assert str(caught.value) == f"exec {broken}: Exec format error (build it again)"
-    assert wait(spawn(SpawnPlan(("false",)))) == 1
+    assert wait(spawn(SpawnPlan(argv=("false",)))) == 1
 
 
 def test_ends_are_told_by_code_and_signal() -> None:
-    assert wait(spawn(SpawnPlan(("sh", "-c", "exit 7")))) == 7
-    child = spawn(SpawnPlan(("sleep", "1000")))
+    assert wait(spawn(SpawnPlan(argv=("sh", "-c", "exit 7")))) == 7
+    child = spawn(SpawnPlan(argv=("sleep", "1000")))
     assert reap(child) is None
     kill(child, signal.SIGTERM)
     assert wait(child) == -signal.SIGTERM
 
 
 def test_killing_and_reaping_are_idempotent() -> None:
-    child = spawn(SpawnPlan(("sleep", "1000")))
+    child = spawn(SpawnPlan(argv=("sleep", "1000")))
     assert kill_and_reap(child) == -signal.SIGKILL
     assert kill_and_reap(child) == 0
     kill(child)
@@ -192,7 +193,7 @@ def test_killing_and_reaping_are_idempotent() -> None:
 def start_parent(die_with_parent: bool) -> tuple[subprocess.Popen[bytes], int]:
     script = (
         "import time; from oci_runtime.host.spawn import *;"
-        f"plan = SpawnPlan(('sleep', '1000'), uid=2000000001, gid=2000000001, die_with_parent={die_with_parent});"
+        f"plan = SpawnPlan(argv=('sleep', '1000'), uid=2000000001, gid=2000000001, die_with_parent={die_with_parent});"
         "print(spawn(plan).pid, flush=True); time.sleep(1000)"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=REPOSITORY)
@@ -229,7 +230,7 @@ def test_a_parent_that_dies_before_the_child_is_ready_leaves_none() -> None:
         "    real(option, argument)\n"
         "syscalls.prctl = late\n"
         "parent = os.getpid()\n"
-        "spawn.spawn(spawn.SpawnPlan(('sleep', '1001')))\n"
+        "spawn.spawn(spawn.SpawnPlan(argv=('sleep', '1001')))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, check=False)
     assert done.returncode == -signal.SIGKILL

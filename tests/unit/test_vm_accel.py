@@ -9,8 +9,8 @@ import pytest
 from oci_runtime.errors import InvalidInput, Unsupported
 from oci_runtime.vm.accel import HostFacts, choose_accel, choose_transport, read_host_facts, read_tsc_khz
 
-WITH_KVM = HostFacts("", 105, True)
-WITHOUT = HostFacts("/dev/kvm: Permission denied", None, False)
+WITH_KVM = HostFacts(kvm_problem="", kvm_gid=105, vhost_vsock=True)
+WITHOUT = HostFacts(kvm_problem="/dev/kvm: Permission denied", kvm_gid=None, vhost_vsock=False)
 
 
 def test_auto_takes_kvm_where_it_works() -> None:
@@ -68,7 +68,7 @@ def cpuinfo(tmp_path: Path, flags: str) -> str:
 @pytest.mark.parametrize("flag", ["vmx", "svm"])
 def test_host_with_hardware_virtualisation(tmp_path: Path, flag: str) -> None:
     facts = read_host_facts(device(tmp_path, 0o666), cpuinfo(tmp_path, flag), str(tmp_path / "none"))
-    assert facts == HostFacts("", None, False)
+    assert facts == HostFacts(kvm_problem="", kvm_gid=None, vhost_vsock=False)
 
 
 def test_a_kvm_device_without_the_cpu_flag_does_not_count(tmp_path: Path) -> None:
@@ -93,7 +93,9 @@ def test_the_group_of_the_device_is_what_qemu_needs(tmp_path: Path) -> None:
     path = device(tmp_path, 0o660)
     if os.geteuid() == 0:
         os.chown(path, 0, 105)
-        assert read_host_facts(path, cpuinfo(tmp_path, "vmx"), "/dev/null") == HostFacts("", 105, True)
+        assert read_host_facts(path, cpuinfo(tmp_path, "vmx"), "/dev/null") == HostFacts(
+            kvm_problem="", kvm_gid=105, vhost_vsock=True
+        )
     else:
         assert read_host_facts(path, cpuinfo(tmp_path, "vmx"), "/dev/null").kvm_gid == os.getegid()
 

@@ -5,7 +5,6 @@ VMPOD_UPDATE_GOLDEN=1 rewrites the golden files; read the difference before comm
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 from pathlib import Path
@@ -30,7 +29,7 @@ def settings(**changes: Any) -> VmSettings:
         name="vmpod-0123456789abcdef",
         qemu="/usr/bin/qemu-system-x86_64",
     )
-    return dataclasses.replace(base, **changes)
+    return base.replace(**changes)
 
 
 def fds(transport: str, **changes: Any) -> QemuFds:
