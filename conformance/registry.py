@@ -44,8 +44,10 @@ ENGINES: dict[str, tuple[str, ...]] = {
     ),
     "conmon": ("conformance.engines.conmon",),
     "ctr": ("conformance.engines.ctr",),
-    "podman": ("conformance.engines.podman", "conformance.engines.podman_pods"),
-    "docker": ("conformance.engines.docker",),
+    "podman": tuple(
+        f"conformance.engines.podman{part}" for part in ("", "_figures", "_refusals", "_netavark", "_pods")
+    ),
+    "docker": tuple(f"conformance.engines.docker{part}" for part in ("", "_refusals", "_network")),
     "cri": ("conformance.cri.suite",),
     "validation": ("conformance.external.validation",),
     "contest": ("conformance.external.contest",),

@@ -168,9 +168,18 @@ def docker(session: Session) -> Client:
 
 def podman(session: Session) -> Client:
     """A private podman with the image; it has no daemon."""
-    base = session.scratch / "podman"
-    for name in ("root", "run", "cni", "tmp", "hooks"):
-        (base / name).mkdir(parents=True)
+    return _podman(session, "podman", "cni", "10.77.94.0/24")
+
+
+def podman_netavark(session: Session) -> Client:
+    """Another one, whose networks are netavark's."""
+    return _podman(session, "netavark", "netavark", "10.77.97.0/24")
+
+
+def _podman(session: Session, name: str, backend: str, subnet: str) -> Client:
+    base = session.scratch / name
+    for part in ("root", "run", "networks", "tmp", "hooks"):
+        (base / part).mkdir(parents=True)
     (base / "containers.conf").write_text(
         f"""[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
@@ -182,10 +191,10 @@ static_dir = "{base}/static"
 volume_path = "{base}/volumes"
 hooks_dir = ["{base}/hooks"]
 [network]
-network_backend = "cni"
-network_config_dir = "{base}/cni"
+network_backend = "{backend}"
+network_config_dir = "{base}/networks"
 cni_plugin_dirs = ["/usr/lib/cni"]
-default_subnet = "10.77.94.0/24"
+default_subnet = "{subnet}"
 """
     )
     argv = ["podman", "--root", f"{base}/root", "--runroot", f"{base}/run", "--storage-driver", "overlay"]

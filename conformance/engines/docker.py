@@ -1,91 +1,25 @@
-"""Docker with the runtime as its default: what its users do, through a private dockerd."""
+"""Docker with the runtime as its default: what its users do with single containers, through a private dockerd."""
 
 from __future__ import annotations
 
 import json
 import time
-import urllib.request
 
 from conformance import host, leftovers
 from conformance.case import Case
-from conformance.engines.daemons import Client, docker
+from conformance.engines.daemons import docker
+from conformance.engines.docker_box import DOCKER, MEMORY_LIMIT, TERMINAL, Box, counting, run_once, suite
 from conformance.engines.image import NAME
-from conformance.registry import Suite
-from conformance.runtime import Outcome
-from conformance.session import Session
 
-suite = Suite("docker", "docker")
-
-DOCKER = "callers: Docker"
-COUNT = (
-    "trap 'echo got-term; exit 7' TERM; trap 'echo got-usr1' USR1; echo up; "
-    "i=0; while :; do i=$((i+1)); echo $i >/count; sleep 0.1; done"
-)
-SERVE = "echo page >/tmp/index.html; httpd -f -p 80 -h /tmp"
-TERMINAL = "tty; while ! read -t 1 line; do stty size; done; echo got-$line; exit 6"
-MEMORY_LIMIT = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; true"
-
-
-class Box:
-    """A detached container under Docker."""
-
-    def __init__(self, session: Session, *command: str, flags: tuple[str, ...] = ()) -> None:
-        self.session = session
-        self.client: Client = session.shared(docker)
-        self.name = session.new_name("d")
-        session.count_create(False)
-        self.client.must("run", "--detach", "--name", self.name, *flags, NAME, *command, deadline_s=120)
-
-    def do(self, verb: str, *arguments: str, flags: tuple[str, ...] = (), stdin: bytes = b"") -> Outcome:
-        """Run `docker VERB FLAGS NAME ARGUMENTS`."""
-        return self.client.run(verb, *flags, self.name, *arguments, stdin=stdin, deadline_s=90)
-
-    def inside(self, script: str) -> str:
-        """Return what a shell script prints inside."""
-        return self.client.must("exec", self.name, "sh", "-c", script)
-
-    def inspect(self, template: str) -> str:
-        """Return one value of `docker inspect`."""
-        return self.client.must("inspect", "--format", template, self.name).strip()
-
-    def wait_log(self, marker: str) -> str:
-        """Wait until the marker is in the log, and return the log."""
-        host.poll_until(lambda: marker in self.do("logs").out, self.session.runtime.deadline(20), 0.2)
-        return self.do("logs").out
-
-    def remove(self) -> None:
-        """Remove it by force."""
-        self.client.run("rm", "--force", self.name, deadline_s=90)
-
-
-def counting(session: Session) -> Box:
-    """A container without network that counts and answers signals."""
-    session.shared(docker).must("volume", "create", "shared-volume")
-    flags = ("--network", "none", "--hostname", "box", "--env", "COLOUR=blue", "--volume", "shared-volume:/data")
-    made = Box(session, "sh", "-c", COUNT, flags=(*flags, "--memory", "128m"))
-    session.defer(made.remove)
-    return made
-
-
-def serving(session: Session) -> Box:
-    """A container on the default bridge that serves a page at a published port."""
-    made = Box(session, "sh", "-c", SERVE, flags=("--publish", "127.0.0.1:18081:80"))
-    session.defer(made.remove)
-    return made
-
-
-def _run(case: Case, *command: str, flags: tuple[str, ...] = (), stdin: bytes = b"") -> Outcome:
-    case.session.count_create(False)
-    client = case.shared(docker)
-    return client.run("run", "--rm", "--network", "none", *flags, NAME, *command, stdin=stdin, deadline_s=120)
+BUSY = "head -c 64m /dev/zero >/dev/shm/full; echo full; while :; do :; done"
 
 
 @suite.check("run", DOCKER, "run --rm: output, input, exit code; nothing is left")
 def run(case: Case) -> None:
     case.shared(docker)
-    _run(case, "true")  # the first container makes lasting directories
+    run_once(case, "true")  # the first container makes lasting directories
     before = leftovers.look(case.session)
-    done = _run(case, "sh", "-c", "cat; echo err >&2; exit 7", flags=("--interactive",), stdin=b"typed\n")
+    done = run_once(case, "sh", "-c", "cat; echo err >&2; exit 7", flags=("--interactive",), stdin=b"typed\n")
     case.equal((done.code, done.out, done.err), (7, "typed\n", "err\n"), "exit code, stdout, stderr")
     case.equal(leftovers.wait_clean(case.session, before, 15), [], "left on the host")
 
@@ -126,7 +60,7 @@ def run_options(case: Case) -> None:
         "COLOUR=red",
     )
     flags += ("--cap-drop", "all", "--add-host", "other:10.1.2.3", "--ulimit", "nofile=512:512", "--init")
-    done = _run(case, "sh", "-c", script, flags=(*flags, "--shm-size", "16m"))
+    done = run_once(case, "sh", "-c", script, flags=(*flags, "--shm-size", "16m"))
     wanted = ["1000", "/tmp", "read-only", "scratch", "0000000000000000", "1", "512", "red", "16384", "docker-init"]
     case.equal(done.out.split(), wanted, f"seen inside ({done.err})")
 
@@ -134,24 +68,24 @@ def run_options(case: Case) -> None:
 @suite.check("run-capability", DOCKER, "--cap-add gives a capability")
 def run_capability(case: Case) -> None:
     script = "mount -t tmpfs t /mnt 2>/dev/null && echo mounted || echo refused"
-    case.equal(_run(case, "sh", "-c", script).out, "refused\n", "mount without the capability")
+    case.equal(run_once(case, "sh", "-c", script).out, "refused\n", "mount without the capability")
     flags = ("--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined")
-    case.equal(_run(case, "sh", "-c", script, flags=flags).out, "mounted\n", "mount with SYS_ADMIN")
+    case.equal(run_once(case, "sh", "-c", script, flags=flags).out, "mounted\n", "mount with SYS_ADMIN")
 
 
 @suite.check("run-privileged", DOCKER, "run --privileged")
 def run_privileged(case: Case) -> None:
-    done = _run(case, "sh", "-c", "mount -t tmpfs t /mnt && echo mounted", flags=("--privileged",))
+    done = run_once(case, "sh", "-c", "mount -t tmpfs t /mnt && echo mounted", flags=("--privileged",))
     case.equal((done.code, done.out), (0, "mounted\n"), f"exit code and output ({done.err})")
 
 
 @suite.check("run-missing", DOCKER, "a missing program gives 127, one that is no program 126")
 def run_missing(case: Case) -> None:
-    done = _run(case, "/no/such/program")
+    done = run_once(case, "/no/such/program")
     case.equal(done.code, 127, f"exit code ({done.err})")
-    done = _run(case, "no-such-program")
+    done = run_once(case, "no-such-program")
     case.equal(done.code, 127, f"exit code ({done.err})")
-    done = _run(case, "/etc/passwd")
+    done = run_once(case, "/etc/passwd")
     case.equal(done.code, 126, f"exit code ({done.err})")
 
 
@@ -224,6 +158,37 @@ def stats(case: Case) -> None:
     box = case.shared(counting)
     line = case.succeeded(box.do("stats", flags=("--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}"))).out.strip()
     case.matches(line, r"^[1-9][\d.]*[kMG]i?B / ", "docker stats")
+
+
+def _usage(box: Box) -> tuple[float, float]:
+    """MiB of memory and percent of a processor."""
+    line = box.client.must("stats", "--no-stream", "--format", "{{.MemUsage}} {{.CPUPerc}}", box.name)
+    memory, _, _, processor = line.split()
+    factor = {"KiB": 1 / 1024, "MiB": 1, "GiB": 1024}[memory.lstrip("0123456789.")]
+    return float(memory.rstrip("KMGiB")) * factor, float(processor.rstrip("%"))
+
+
+@suite.check("stats-real", DOCKER, "stats shows the memory and the processor time that a container takes")
+def stats_real(case: Case) -> None:
+    box = Box(case.session, "sh", "-c", BUSY, flags=("--network", "none", "--shm-size", "80m"))
+    case.defer(box.remove)
+    case.contains(box.wait_log("full"), "full", "log")
+    memory, _ = _usage(box)
+    case.expect(memory >= 64, f"memory {memory} MiB, but the container holds 64 MiB")
+    seen = host.poll_until(lambda: _usage(box)[1] > 10, case.runtime.deadline(20), 0.5)
+    case.expect(seen, f"processor {_usage(box)[1]} %, but the container does not rest")
+
+
+@suite.check("attach", DOCKER, "attach shows what the container prints, and ends with its exit code")
+def attach(case: Case) -> None:
+    script = "while ! [ -e /go ]; do sleep 0.2; done; sleep 1; echo late; exit 4"
+    box = Box(case.session, "sh", "-c", script, flags=("--network", "none"))
+    case.defer(box.remove)
+    terminal, process = box.client.on_terminal("attach", box.name)
+    case.defer(terminal.close)
+    box.inside("touch /go")
+    terminal.read_until(b"late", case.runtime.deadline(30))
+    case.equal(process.wait(case.runtime.deadline(30)), 4, "exit code")
 
 
 @suite.check("update", DOCKER, "update changes the memory limit inside")
@@ -341,148 +306,8 @@ def volumes(case: Case) -> None:
     source = case.directory("source")
     (source / "file").write_text("of the host\n")
     flags = ("--volume", "kept:/data", "--volume", f"{source}:/host:ro")
-    first = _run(case, "sh", "-c", "cp /host/file /data/copy; touch /host/x 2>/dev/null || echo read-only", flags=flags)
+    script = "cp /host/file /data/copy; touch /host/x 2>/dev/null || echo read-only"
+    first = run_once(case, "sh", "-c", script, flags=flags)
     case.equal(first.out, "read-only\n", "first container")
-    second = _run(case, "cat", "/data/copy", flags=("--volume", "kept:/data"))
+    second = run_once(case, "cat", "/data/copy", flags=("--volume", "kept:/data"))
     case.equal(second.out, "of the host\n", "second container")
-
-
-def _wait_fetch(case: Case, url: str) -> str:
-    """Fetch a page, again until it is there."""
-    end = time.monotonic() + case.runtime.deadline(20)
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=3) as answer:
-                text: str = answer.read().decode()
-                return text
-        except OSError as error:
-            if time.monotonic() > end:
-                case.fail(f"{url}: {error}")
-            time.sleep(0.3)
-
-
-@suite.check("bridge", DOCKER, "default bridge: address, gateway, hosts file")
-def bridge(case: Case) -> None:
-    box = case.shared(serving)
-    address = box.inspect("{{.NetworkSettings.IPAddress}}")
-    case.contains(box.inside("ip -o -4 address show"), address, "addresses inside")
-    case.contains(box.inside("cat /etc/hosts"), address, "/etc/hosts")
-    gateway = box.inspect("{{.NetworkSettings.Gateway}}")
-    case.contains(box.inside(f"ping -c 1 -W 5 {gateway}"), "1 packets received", "ping of the gateway")
-
-
-@suite.check("publish", DOCKER, "a published port answers on the host")
-def publish(case: Case) -> None:
-    box = case.shared(serving)
-    address = box.inspect("{{.NetworkSettings.IPAddress}}")
-    case.equal(_wait_fetch(case, f"http://{address}/"), "page\n", "page at the container's address")
-    case.equal(_wait_fetch(case, "http://127.0.0.1:18081/"), "page\n", "page at the published port")
-
-
-def _fetch_in_network(case: Case, host_name: str) -> Outcome:
-    """Fetch the page of the server in the user network from another container of that network."""
-    case.session.count_create(False)
-    script = f"for i in $(seq 10); do wget -q -O - http://{host_name}/ && break; sleep 0.5; done"
-    client = case.shared(docker)
-    return client.run("run", "--rm", "--network", "pair", NAME, "sh", "-c", script, deadline_s=120)
-
-
-def paired(session: Session) -> Box:
-    """A server with an alias in a network of its own."""
-    client = session.shared(docker)
-    client.must("network", "create", "--subnet", "10.88.96.0/24", "pair")
-    session.defer(lambda: client.run("network", "rm", "pair"))
-    server = Box(session, "sh", "-c", SERVE, flags=("--network", "pair", "--network-alias", "server"))
-    session.defer(server.remove)
-    return server
-
-
-@suite.check("user-network", DOCKER, "a network of one's own: a pair of containers, one reaches the other")
-def user_network(case: Case) -> None:
-    address = case.shared(paired).inspect("{{.NetworkSettings.Networks.pair.IPAddress}}")
-    done = _fetch_in_network(case, address)
-    case.equal(done.out, "page\n", f"page at the address ({done.err})")
-
-
-@suite.check("user-network-names", DOCKER, "in a network of one's own, containers find each other by name")
-def user_network_names(case: Case) -> None:
-    case.shared(paired)
-    done = _fetch_in_network(case, "server")
-    case.equal(done.out, "page\n", f"page at the name ({done.err})")
-
-
-@suite.check("connect", DOCKER, "network connect and disconnect of a running container")
-def connect(case: Case) -> None:
-    box = case.shared(serving)
-    box.client.must("network", "create", "--subnet", "10.88.95.0/24", "late")
-    case.defer(lambda: box.client.run("network", "rm", "late"))
-    box.client.must("network", "connect", "--ip", "10.88.95.7", "late", box.name)
-    seen = host.poll_until(lambda: "10.88.95.7" in box.inside("ip -o -4 address"), case.runtime.deadline(15), 0.3)
-    case.expect(seen, f"the address did not appear: {box.inside('ip -o address')}")
-    case.equal(_wait_fetch(case, "http://10.88.95.7/"), "page\n", "page at the new address")
-    box.client.must("network", "disconnect", "late", box.name)
-    gone = host.poll_until(lambda: "10.88.95.7" not in box.inside("ip -o -4 address"), case.runtime.deadline(15), 0.3)
-    case.expect(gone, "the address stayed")
-
-
-@suite.check(
-    "shared-network", DOCKER, "--network container:OTHER works, or is refused in words that a user understands"
-)
-def shared_network(case: Case) -> None:
-    box = case.shared(serving)
-    script = "for i in $(seq 10); do wget -q -O - http://127.0.0.1/ && break; sleep 0.5; done"
-    case.session.count_create(False)
-    arguments = ("run", "--rm", "--network", f"container:{box.name}", NAME, "sh", "-c", script)
-    done = box.client.run(*arguments, deadline_s=120)
-    if done.ok:
-        case.equal(done.out, "page\n", "page of the other container at localhost")
-    else:
-        case.matches(done.err, "network", "error")
-
-
-def _host_request(flag: str, words: str, case: Case) -> None:
-    case.session.count_create(False)
-    done = case.shared(docker).run("run", "--rm", flag, NAME, "echo", "fine", deadline_s=120)
-    if done.ok:
-        case.equal(done.out, "fine\n", "output")
-    else:
-        case.matches(done.err, words, "error")
-
-
-@suite.check("host-network", DOCKER, "--network host works, or is refused in words that a user understands")
-def host_network(case: Case) -> None:
-    _host_request("--network=host", "host.*network", case)
-
-
-@suite.check("host-ipc", DOCKER, "--ipc host works, or is refused in words that a user understands")
-def host_ipc(case: Case) -> None:
-    _host_request("--ipc=host", "host.*ipc", case)
-
-
-@suite.check("host-pid", DOCKER, "--pid host works, or is refused in words that a user understands")
-def host_pid(case: Case) -> None:
-    _host_request("--pid=host", "host.*pid", case)
-
-
-@suite.check("device", DOCKER, "--device works, or is refused in words that a user understands")
-def device(case: Case) -> None:
-    done = _run(case, "sh", "-c", "head -c 4 /dev/source | wc -c", flags=("--device", "/dev/zero:/dev/source"))
-    if done.ok:
-        case.equal(done.out.strip(), "4", "bytes from the device")
-    else:
-        case.matches(done.err, "device", "error")
-
-
-@suite.check("clean", DOCKER, "after everything was removed, nothing is left")
-def clean(case: Case) -> None:
-    client = case.shared(docker)
-    ids = client.must("ps", "--all", "--quiet").split()
-    if ids:
-        client.must("rm", "--force", *ids, deadline_s=120)
-
-    def left() -> list[str]:
-        names = leftovers.look(case.session)
-        processes = [name for name in names.processes if "containerd-shim" in name or case.runtime.path in name]
-        return [*processes, *(name for name in names.cgroups if f"/{case.session.tag}" in name)]
-
-    case.expect(host.poll_until(lambda: not left(), case.runtime.deadline(15), 0.3), f"left: {left()}")

@@ -309,38 +309,3 @@ def hooks(case: Case) -> None:
     case.expect(not proof.exists(), "the hook ran for a container without the annotation")
     case.succeeded(run_once(case, "true", flags=("--annotation", "org.example.hook=yes")))
     case.expect("pid" in json.loads(proof.read_text()), "the hook got no state")
-
-
-def _host_request(flag: str, words: str, case: Case) -> None:
-    case.session.count_create(False)
-    done = case.shared(podman).run("run", "--rm", flag, NAME, "echo", "fine", deadline_s=120)
-    if done.ok:
-        case.equal(done.out, "fine\n", "output")
-    else:
-        case.matches(done.err, words, "error")
-
-
-@suite.check("host-network", PODMAN, "--network host works, or is refused in words that a user understands")
-def host_network(case: Case) -> None:
-    _host_request("--network=host", "host.*network", case)
-
-
-@suite.check("host-ipc", PODMAN, "--ipc host works, or is refused in words that a user understands")
-def host_ipc(case: Case) -> None:
-    _host_request("--ipc=host", "host.*ipc", case)
-
-
-@suite.check("host-pid", PODMAN, "--pid host works, or is refused in words that a user understands")
-def host_pid(case: Case) -> None:
-    _host_request("--pid=host", "host.*pid", case)
-
-
-@suite.check(
-    "device", PODMAN, "--device of a device that is safe everywhere works, of others works or is refused in words"
-)
-def device(case: Case) -> None:
-    done = run_once(case, "sh", "-c", "head -c 4 /dev/source | wc -c", flags=("--device", "/dev/zero:/dev/source"))
-    if done.ok:
-        case.equal(done.out.strip(), "4", "bytes from the device")
-    else:
-        case.matches(done.err, "device", "error")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import urllib.request
+from collections.abc import Callable
 
 from conformance import host
 from conformance.case import Case
@@ -26,9 +27,15 @@ COUNT = (
 class Box:
     """A detached container under podman."""
 
-    def __init__(self, session: Session, *command: str, flags: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *command: str,
+        flags: tuple[str, ...] = (),
+        engine: Callable[[Session], Client] = podman,
+    ) -> None:
         self.session = session
-        self.client: Client = session.shared(podman)
+        self.client = session.shared(engine)
         self.name = session.new_name("p")
         session.count_create("--pod" in flags)
         self.client.must("run", "--detach", "--name", self.name, *flags, NAME, *command, deadline_s=120)

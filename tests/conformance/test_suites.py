@@ -32,10 +32,24 @@ QUICK = {
         "podman.detached",
         "podman.exec",
         "podman.stats",
+        "podman.copy",
+        "podman.top",
+        "podman.checkpoint",
+        "podman.host-network",
         "podman.network",
         "podman.connect",
     ],
-    "docker": ["docker.run", "docker.detached", "docker.exec", "docker.stop", "docker.bridge", "docker.connect"],
+    "docker": [
+        "docker.run",
+        "docker.detached",
+        "docker.exec",
+        "docker.stop",
+        "docker.bridge",
+        "docker.connect",
+        "docker.checkpoint",
+        "docker.host-network",
+        "docker.device-strange",
+    ],
 }
 
 
