@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import struct
 import time
+from pathlib import Path
 
 from oci_runtime import __version__
+from oci_runtime.agent.client import AgentClient
 from oci_runtime.config.load import load_config
 from oci_runtime.host.spawn import kill_and_reap
 from oci_runtime.sandbox.launch import BootRequest, plan_settings
 from oci_runtime.sandbox.timeline import Timeline
-from oci_runtime.ttrpc.proto import agent_lean, ttrpc_lean
+from oci_runtime.storage.share import TAG
+from oci_runtime.storage.virtiofsd import launch_virtiofsd
 from oci_runtime.vm.accel import read_host_facts
 from oci_runtime.vm.launch import launch_qemu
-
-_HEADER = struct.Struct(">IIBB")
+from oci_runtime.vm.machine import Machine
 
 
 def boot_ms(directory: str) -> float:
@@ -30,20 +32,24 @@ def boot_ms(directory: str) -> float:
         vcpus=config.vm.default_vcpus,
         memory_mib=config.vm.default_memory_mib,
     )
+    return asyncio.run(_boot(request))
+
+
+async def _boot(request: BootRequest) -> float:
     begin = time.perf_counter()
     launch = launch_qemu(plan_settings(request, Timeline(), read_host_facts()))
-    assert launch.agent is not None, "the benchmark speaks virtio-serial"
-    hello = agent_lean.HelloRequest(version=__version__, time_ns=time.time_ns(), random_seed=os.urandom(32))
-    call = ttrpc_lean.Request(service="vmpod.agent.v1.Agent", method="Hello", payload=hello.SerializeToString())
-    data = call.SerializeToString()
-    launch.agent.sendall(_HEADER.pack(len(data), 1, 1, 0) + data)
-    launch.agent.settimeout(60)
+    virtiofsd = launch_virtiofsd(Path(request.directory), Path(request.directory))
     try:
-        assert launch.agent.recv(_HEADER.size), "the guest ended before it answered"
-        return (time.perf_counter() - begin) * 1000
+        machine = await Machine.connect(launch, Path(request.directory, "console.log"))
+        try:
+            await machine.plug_share(virtiofsd.socket, TAG)
+            client = await AgentClient.connect(await machine.connect_agent())
+            await asyncio.wait_for(client.hello(__version__, os.urandom(64)), 60)
+            answered = time.perf_counter()
+            await client.close()
+        finally:
+            await machine.stop(0)
     finally:
-        kill_and_reap(launch.child)
-        for sock in (launch.qmp, launch.console, launch.agent):
-            sock.close()
-        os.close(launch.stderr)
-        os.close(launch.child.pidfd)
+        kill_and_reap(virtiofsd.child)
+        virtiofsd.close()
+    return (answered - begin) * 1000
