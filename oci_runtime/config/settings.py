@@ -87,7 +87,7 @@ SETTINGS: tuple[Setting, ...] = (
     _int("vm", "max_vcpus", 0, 0, 255, "Upper bound of virtual processors; 0 for the host's count.", pod=True),
     _int("vm", "default_memory_mib", 512, 128, 1 << 24, "Memory of a machine without memory limits, MiB.", pod=True),
     _int("vm", "max_memory_mib", 0, 0, 1 << 24, "Upper bound of memory, MiB; 0 for the host's memory.", pod=True),
-    _int("vm", "tb_size_mib", 64, 8, 4096, "Bound of the emulator's translation buffer, MiB (TCG only)."),
+    _int("vm", "tb_size_mib", 80, 8, 4096, "Bound of the emulator's translation buffer, MiB (TCG only)."),
     _int("vm", "root_ports", 8, 1, 16, "Hot-plug ports on q35; each one costs boot time.", pod=True),
     _text("vm", "kernel_parameters", "", "Words to append to the guest kernel's command line.", pod=True),
     _int("vm", "boot_timeout_s", 120, 1, 3600, "How long a guest may take to answer, seconds.", pod=True),

@@ -48,7 +48,7 @@ class VmSettings(Record):
     vcpus: int = 1
     memory_mib: int = 512
     max_memory_mib: int = 0
-    tb_size_mib: int = 64
+    tb_size_mib: int = 80
     root_ports: int = 8
     cpu: str = ""
     cid: int = 0
