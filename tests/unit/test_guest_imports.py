@@ -12,7 +12,7 @@ import sys
 sys.path.insert(0, {repository!r})
 before = set(sys.modules)
 from oci_runtime.guest import main, lifecycle, prepare
-for module in prepare._WARM:
+for module in (*prepare._WARM, "network"):
     __import__("oci_runtime.guest." + module)
 print("\\n".join(sorted(set(sys.modules) - before)))
 """
