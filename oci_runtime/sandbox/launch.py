@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from oci_runtime import json_text
 from oci_runtime.config.model import Config
 from oci_runtime.config.show import from_json
-from oci_runtime.errors import InvalidInput, OciRuntimeError
+from oci_runtime.errors import InvalidInput, OciRuntimeError, Unsupported
 from oci_runtime.host.processes import start_time
 from oci_runtime.host.spawn import Child, kill_and_reap
 from oci_runtime.image.store import find_image
@@ -102,6 +102,7 @@ def launch(request: BootRequest, began_ns: int) -> Launched:
 
     Raises the first failure (missing program or image with the remedy); then nothing is left but the record's files.
     """
+    _check_share(request.config)
     timeline = Timeline(request.origin_ns or began_ns)
     timeline.add("command line", timeline.origin_ns, began_ns)
     record = SandboxRecord.load(request.directory)
@@ -117,6 +118,20 @@ def launch(request: BootRequest, began_ns: int) -> Launched:
         launched.close()
         raise
     return launched
+
+
+def _check_share(config: Config) -> None:
+    """Refuse the kinds of share that do not exist, before anything is started."""
+    kind = config.storage.shared_fs
+    if kind == "virtio-9p":
+        raise Unsupported(
+            "storage.shared_fs = 'virtio-9p': QEMU's 9p server would have to be root, and Debian's cloud kernel has no"
+            " 9p; use virtio-fs"
+        )
+    if kind == "none":
+        raise Unsupported(
+            "storage.shared_fs = 'none': files of the host such as /etc/hosts need a share; use virtio-fs"
+        )
 
 
 def _launch_qemu(launched: Launched) -> None:
@@ -142,7 +157,9 @@ def _launch_virtiofsd(launched: Launched) -> None:
     launched.share = Share.create(directory)
     launched.undo.callback(launched.share.close)
     storage = launched.config.storage
-    settings = VirtiofsdSettings(path=storage.virtiofsd, cache=storage.virtio_fs_cache)
+    settings = VirtiofsdSettings(
+        path=storage.virtiofsd, cache=storage.virtio_fs_cache, extra=storage.virtio_fs_extra_args
+    )
     launched.virtiofsd = launch_virtiofsd(
         launched.share.served, directory, settings, cgroup_procs=launched.request.cgroup_procs
     )

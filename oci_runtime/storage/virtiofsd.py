@@ -18,12 +18,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from oci_runtime.errors import HostError, InvalidInput, NotFound
+from oci_runtime.errors import HostError, InvalidInput, NotFound, Unsupported
 from oci_runtime.host.spawn import Child, SpawnPlan, kill_and_reap, spawn
+from oci_runtime.storage.virtiofsd_arguments import check_extra_arguments
 
 CANDIDATES = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd")
 HINT = "apt install qemu-system-common on Debian 12, virtiofsd on newer systems"
-CACHE_MODES = ("auto", "always", "never")
+CACHE_MODES = ("auto", "always", "never", "metadata")
 _SOCKET_FD = 3
 _FD_LIMIT = 1_000_000
 _PROBE_BYTES = 4096
@@ -33,13 +34,15 @@ _PROBE_DEADLINE_S = 5.0
 
 @dataclass(frozen=True)
 class VirtiofsdSettings:
-    """path: the program, empty to search CANDIDATES. cache: auto (1 s of trust in attributes), always or never.
-    threads: size of the request pool, 0 to serve requests one after the other."""
+    """path: the program, empty to search CANDIDATES. cache: auto (1 s of trust in attributes), always, never, or
+    metadata (Rust only). threads: size of the request pool, 0 to serve requests one after the other. extra: further
+    arguments of the configuration, which come last and so win."""
 
     path: str = ""
     cache: str = "auto"
     threads: int = 0
-    posix_acl: bool = False
+    posix_acl: bool = True
+    extra: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def launch_virtiofsd(
 
 
 def plan_virtiofsd_argv(program: str, rust: bool, served: str, settings: VirtiofsdSettings) -> tuple[str, ...]:
-    """Return the command line. Pure. Raises: InvalidInput.
+    """Return the command line. Pure. Raises: InvalidInput, Unsupported.
 
     Submounts are not announced: the guest would mount each of them on its own in every container's mount namespace, and
     Linux 6.1 dies ("busy inodes after unmount", a BUG) when such a namespace ends while a file of it is being released.
@@ -121,15 +124,18 @@ def plan_virtiofsd_argv(program: str, rust: bool, served: str, settings: Virtiof
         raise InvalidInput(f"virtiofsd threads = {settings.threads}: must be 0 to 64")
     if "," in served and not rust:
         raise InvalidInput(f"share {served}: virtiofsd cannot serve a path with a comma (choose another --root)")
+    if settings.cache == "metadata" and not rust:
+        raise Unsupported("virtiofsd cache 'metadata': QEMU's virtiofsd has only auto, always and never")
     pool = f"--thread-pool-size={settings.threads}"
+    extra = check_extra_arguments(settings.extra, rust)
     if rust:
         options = [f"--shared-dir={served}", f"--fd={_SOCKET_FD}", "--sandbox=namespace", "--seccomp=kill"]
         options += [f"--cache={settings.cache}", "--xattr", "--log-level=error", pool]
-        return (program, *options, *(["--posix-acl"] if settings.posix_acl else []))
+        return (program, *options, *(["--posix-acl"] if settings.posix_acl else []), *extra)
     cache = "none" if settings.cache == "never" else settings.cache
     options = [f"source={served}", "sandbox=namespace", f"cache={cache}", "xattr"]
     options += ["log_level=err", *(["posix_acl"] if settings.posix_acl else [])]
-    return (program, f"--fd={_SOCKET_FD}", "-f", pool, "-o", ",".join(options))
+    return (program, f"--fd={_SOCKET_FD}", "-f", pool, "-o", ",".join(options), *extra)
 
 
 def find_virtiofsd(configured: str = "") -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from oci_runtime.errors import InvalidInput
+from oci_runtime.errors import InvalidInput, Unsupported
 from oci_runtime.storage.mount_kinds import is_bind, options_of, propagation_of, readonly_of
 from oci_runtime.storage.rewrite import GuestStorage, guest_storages, rewrite_spec
 from oci_runtime.storage.virtiofsd import VirtiofsdSettings, plan_virtiofsd_argv
@@ -24,7 +24,7 @@ def test_command_line_of_qemus_virtiofsd() -> None:
         "-f",
         "--thread-pool-size=0",
         "-o",
-        "source=/s/served,sandbox=namespace,cache=auto,xattr,log_level=err",
+        "source=/s/served,sandbox=namespace,cache=auto,xattr,log_level=err,posix_acl",
     )
 
 
@@ -50,9 +50,49 @@ def test_cache_never_has_another_name_in_c() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rust", "given", "expected"),
+    [
+        (False, ["--thread-pool-size=4", "-o", "writeback"], ("--thread-pool-size=4", "-o", "writeback")),
+        (False, ["-onoflock", "-o timeout=1.5"], None),
+        (False, ["-o", "no_flock,timeout=1.5"], ("-o", "no_flock", "-o", "timeout=1.5")),
+        (True, ["--inode-file-handles=prefer", "--writeback"], ("--inode-file-handles=prefer", "--writeback")),
+        (True, ["-o", "writeback"], None),
+        (False, ["-o", "source=/"], None),
+        (False, ["-o", "writeback,sandbox=chroot"], None),
+        (False, ["--thread-pool-size=4,source=/"], None),
+        (False, ["-o"], None),
+        (True, ["--sandbox=none"], None),
+        (True, ["--thread-pool-size"], None),
+        (True, ["--announce-submounts"], "crashes"),
+        (False, ["-o", "announce_submounts"], "crashes"),
+    ],
+)
+def test_further_arguments_are_those_of_a_list(
+    rust: bool, given: list[str], expected: tuple[str, ...] | str | None
+) -> None:
+    settings = VirtiofsdSettings(extra=tuple(given))
+    if isinstance(expected, tuple):
+        assert plan_virtiofsd_argv("v", rust, "/s", settings)[-len(expected) :] == expected
+    elif expected:
+        with pytest.raises(Unsupported, match=expected):
+            plan_virtiofsd_argv("v", rust, "/s", settings)
+    else:
+        with pytest.raises(InvalidInput, match=r"storage\.virtio_fs_extra_args: "):
+            plan_virtiofsd_argv("v", rust, "/s", settings)
+
+
+def test_only_the_rust_daemon_caches_metadata_alone() -> None:
+    settings = VirtiofsdSettings(cache="metadata")
+    assert "--cache=metadata" in plan_virtiofsd_argv("v", True, "/s", settings)
+    with pytest.raises(Unsupported, match="only auto, always and never"):
+        plan_virtiofsd_argv("v", False, "/s", settings)
+
+
+@pytest.mark.parametrize(
     ("rust", "served", "settings", "message"),
     [
-        (True, "/s", VirtiofsdSettings(cache="maybe"), "virtiofsd cache 'maybe': not one of auto, always, never"),
+        (True, "/s", VirtiofsdSettings(cache="maybe"),
+         "virtiofsd cache 'maybe': not one of auto, always, never, metadata"),
         (True, "/s", VirtiofsdSettings(threads=65), "virtiofsd threads = 65: must be 0 to 64"),
         (False, "/s,o", VirtiofsdSettings(),
          "share /s,o: virtiofsd cannot serve a path with a comma (choose another --root)"),

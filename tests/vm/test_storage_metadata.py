@@ -1,0 +1,107 @@
+"""What programs do to files, in a container of runc and of vmpod: the same answers, and the same tree on the host."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine import Engine
+from tests.storage_lab import HOST_PYTHON, bind, private_mounts  # noqa: F401 - a fixture
+
+pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("private_mounts")]
+CHECKS = Path(__file__).parent.parent / "data" / "storage" / "metadata_checks.py"
+FILES = 2_500  # bench.storage makes more of them
+SEEDS = 2
+_CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETUID", "SETGID", "SETFCAP", "KILL"]
+
+
+class Ran:
+    """What the checks said, and the directory that they worked in."""
+
+    def __init__(self, results: dict[str, Any], work: Path) -> None:
+        self.results = results
+        self.work = work
+
+
+def _run(engine: Engine, directory: Path, runtime: str) -> Ran:
+    work = directory / f"{runtime}-work"
+    work.mkdir()
+    names = [f"CAP_{name}" for name in _CAPABILITIES]
+    process = {"capabilities": {kind: names for kind in ("bounding", "effective", "permitted", "inheritable")}}
+    mounts = [*HOST_PYTHON, bind(work, "/work", "rw"), bind(CHECKS, "/checks.py", "ro")]
+    arguments = ["/usr/bin/python3", "-I", "/checks.py", str(FILES), str(SEEDS)]
+    if runtime == "vmpod":
+        engine.run("metadata", arguments, more_mounts=mounts, process=process)
+        code, output = engine.exit_code("metadata", 240), engine.log("metadata")
+        engine.call("delete", "metadata")
+    else:
+        bundle = engine.bundle("metadata-runc", arguments, more_mounts=mounts, process=process)
+        command = ["runc", "--root", str(directory / "runc"), "run", "--bundle", str(bundle), "metadata"]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False
+        )
+        code, output = done.returncode, done.stdout + done.stderr
+    assert code == 0, output
+    return Ran(json.loads(output), work)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ran]]:
+    """Both runs, on the same file system of the host."""
+    directory = tmp_path_factory.mktemp("metadata")
+    engine = Engine(directory / "engine")
+    yield {runtime: _run(engine, directory, runtime) for runtime in ("runc", "vmpod")}
+    engine.clean()
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "ownership", "suid_is_lost_by_writing", "permissions", "extended_attributes", "access_lists", "links",
+        "sparse_files", "locks", "memory_maps", "direct", "renames", "names", "times", "appends", "special_files",
+        "errors", "small_files", "random_io",
+    ],
+)  # fmt: skip
+def test_a_check_says_what_it_says_under_runc(ran: dict[str, Ran], check: str) -> None:
+    expected = ran["runc"].results[check]
+    assert not isinstance(expected, str), f"the check itself does not work: {expected}"
+    assert ran["vmpod"].results[check] == expected
+
+
+def test_no_check_is_forgotten(ran: dict[str, Ran]) -> None:
+    assert len(ran["vmpod"].results) == len(ran["runc"].results) == 18
+
+
+def _look(path: Path) -> tuple[Any, ...]:
+    """All of a file that must be the same: kind, mode, owner, links, size, attributes, and content or target."""
+    status = path.lstat()
+    attributes = {
+        name: os.getxattr(path, name, follow_symlinks=False) for name in os.listxattr(path, follow_symlinks=False)
+    }
+    content = b""
+    if stat.S_ISLNK(status.st_mode):
+        content = os.fsencode(os.readlink(path))
+    elif stat.S_ISREG(status.st_mode) and status.st_size < 1 << 30:
+        content = hashlib.sha256(path.read_bytes()).digest()
+    size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
+    return status.st_mode, status.st_uid, status.st_gid, status.st_nlink, size, attributes, content
+
+
+def test_the_trees_are_the_same_bit_for_bit(ran: dict[str, Ran]) -> None:
+    trees = []
+    for runtime in ("runc", "vmpod"):
+        work = ran[runtime].work
+        found = [Path(place, name) for place, below, files in os.walk(work) for name in (*below, *files)]
+        trees.append({str(path.relative_to(work)): _look(path) for path in found})
+    runc, vmpod = trees
+    assert runc.keys() == vmpod.keys() and len(runc) > FILES / 2
+    assert {path: (runc[path], vmpod[path]) for path in runc if runc[path] != vmpod[path]} == {}
+    assert ran["vmpod"].work.joinpath("timed").stat().st_mtime_ns == 987_654_321_987_654_321
