@@ -39,8 +39,8 @@ async def run_sandbox(launched: Launched, listen_fd: int) -> int:
     sandbox.begin()
     reason = await sandbox.ended
     log.info("pod has ended", reason=reason)
-    serving.cancel()
     await server.finish(_REQUESTS_S)
+    await asyncio.gather(serving, return_exceptions=True)
     return 0
 
 

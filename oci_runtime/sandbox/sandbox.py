@@ -10,14 +10,15 @@ import asyncio
 import contextlib
 import json
 import os
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from oci_runtime.agent.client import AgentClient
 from oci_runtime.errors import AlreadyExists, InvalidInput, NotFound, OciRuntimeError, Unavailable, WrongState
 from oci_runtime.log import get_logger
+from oci_runtime.sandbox.arrivals import Arrivals
+from oci_runtime.sandbox.events import EventFeed, SandboxEvent
 from oci_runtime.sandbox.process import KILLED, Container, ExitStatus, Process, Status
 from oci_runtime.sandbox.virtual_machine import VirtualMachine
 
@@ -29,17 +30,6 @@ _LOSS_S = 1.0
 _T = TypeVar("_T")
 MAX_CONTAINERS = 256
 MAX_EXECS = 1024
-
-
-@dataclass(frozen=True)
-class SandboxEvent:
-    """Something that happened to a process: kind is created, started, exit, oom, paused, resumed or deleted."""
-
-    kind: str
-    container_id: str
-    exec_id: str = ""
-    status: ExitStatus | None = None
-    time_ns: int = field(default_factory=time.time_ns)
 
 
 @dataclass(frozen=True)
@@ -69,9 +59,8 @@ class Sandbox:
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._on_change = on_change
         self._locks: dict[str, asyncio.Lock] = {}
-        self._arrivals: dict[tuple[str, str], asyncio.Future[Process]] = {}
-        self._abandoned: set[tuple[str, str]] = set()
-        self._subscribers: set[asyncio.Queue[SandboxEvent | None]] = set()
+        self._arrivals = Arrivals()
+        self._events = EventFeed()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending: asyncio.Task[None] | None = None
         self._owner_seen = False
@@ -106,7 +95,7 @@ class Sandbox:
                 if event.kind == "oom" and container is not None:
                     container.oom_killed = True
                     _mark_oom(container)
-                    self._publish(SandboxEvent("oom", container.id))
+                    self._events.publish(SandboxEvent("oom", container.id))
 
     # Containers
 
@@ -180,7 +169,7 @@ class Sandbox:
             if self._ending is None:
                 await self.machine.remove_container(container)
             self._forget(container)
-        self._publish(SandboxEvent("deleted", container_id, status=container.init.exit.result()))
+        self._events.publish(SandboxEvent("deleted", container_id, status=container.init.exit.result()))
         if not self.containers and not self._owner_seen:
             self._spawn(self._end("the last container was deleted"))
         return container.init.exit.result()
@@ -221,10 +210,10 @@ class Sandbox:
             response = await agent.exec_process(container_id, exec_id, json.dumps(process).encode(), stdin=stdin)
         except BaseException:
             container.processes.pop(exec_id, None)
-            self._abandoned.discard((container_id, exec_id))
+            self._arrivals.forget((container_id, exec_id))
             raise
         record.guest_pid = response.pid
-        self._publish(SandboxEvent("started", container_id, exec_id))
+        self._events.publish(SandboxEvent("started", container_id, exec_id))
         self._spawn(self._watch(container, record))
         self._arrive(record)
         return response.pid
@@ -256,24 +245,17 @@ class Sandbox:
     async def wait_for_process(self, container_id: str, exec_id: str) -> Process:
         """Return the process, waiting for one that is still to be created. Safe to cancel."""
         self._require_alive()
-        self._abandoned.discard((container_id, exec_id))
+        key = (container_id, exec_id)
         container = self.containers.get(container_id)
         process = container.processes.get(exec_id) if container is not None else None
         if process is not None and process.guest_pid:
+            self._arrivals.forget(key)
             return process
-        key = (container_id, exec_id)
-        arrival = self._arrivals.setdefault(key, asyncio.get_running_loop().create_future())
-        return await asyncio.shield(arrival)
+        return await asyncio.shield(self._arrivals.expect(key))
 
     def abandon(self, container_id: str, exec_id: str) -> None:
         """The stand-in of a process that is still to be created is gone: it dies as soon as it exists."""
-        key = (container_id, exec_id)
-        arrival = self._arrivals.pop(key, None)
-        if arrival is not None:
-            arrival.cancel()
-        container = self.containers.get(container_id)
-        if container is not None and exec_id in container.processes:
-            self._abandoned.add(key)
+        self._arrivals.abandon((container_id, exec_id))
 
     async def delete_exec(self, container_id: str, exec_id: str) -> ExitStatus:
         """Forget an ended exec."""
@@ -375,15 +357,9 @@ class Sandbox:
         self._container(container_id).require(Status.CREATED, Status.RUNNING, Status.PAUSED)
         return await (await self._agent()).list_processes(container_id)
 
-    async def subscribe(self) -> AsyncIterator[SandboxEvent]:
-        """Yield events from now to the end of the pod. A subscriber that does not read loses the oldest ones."""
-        queue: asyncio.Queue[SandboxEvent | None] = asyncio.Queue(1024)
-        self._subscribers.add(queue)
-        try:
-            while (event := await queue.get()) is not None:
-                yield event
-        finally:
-            self._subscribers.discard(queue)
+    def subscribe(self) -> AsyncIterator[SandboxEvent]:
+        """Return the events from now to the end of the pod. A subscriber that does not read loses the oldest ones."""
+        return self._events.follow()
 
     # End
 
@@ -412,12 +388,12 @@ class Sandbox:
             return
         if process.exec_id:
             process.finish(status)
-            self._publish(SandboxEvent("exit", container.id, process.exec_id, status))
+            self._events.publish(SandboxEvent("exit", container.id, process.exec_id, status))
             return
         for other in container.processes.values():
             if other is not process and not other.exit.done():
                 other.finish(ExitStatus(KILLED, status.exited_at_ns, reason="its container ended"))
-                self._publish(SandboxEvent("exit", container.id, other.exec_id, other.exit.result()))
+                self._events.publish(SandboxEvent("exit", container.id, other.exec_id, other.exit.result()))
         # A paused container that is killed is thawed by the guest.
         container.move(Status.STOPPED)
         process.finish(status)
@@ -441,15 +417,11 @@ class Sandbox:
         for container in list(self.containers.values()):
             if container.status is not Status.CREATING:
                 self._record_exit(container, container.init, ExitStatus.killed(reason or "its pod ended"))
-        for arrival in self._arrivals.values():
-            if not arrival.done():
-                arrival.set_exception(Unavailable(reason or "the pod has ended"))
-                arrival.exception()  # it is nobody's fault if no one waits
+        self._arrivals.close(Unavailable(reason or "the pod has ended"))
         try:
             await self.machine.close()
         finally:
-            for queue in self._subscribers:
-                _offer(queue, None)
+            self._events.close()
             if not self.ended.done():
                 self.ended.set_result(reason)
 
@@ -501,24 +473,15 @@ class Sandbox:
     def _forget(self, container: Container) -> None:
         self.containers.pop(container.id, None)
         self._locks.pop(container.id, None)
-        self._abandoned.discard((container.id, ""))
+        self._arrivals.forget((container.id, ""))
 
     def _arrive(self, process: Process) -> None:
-        key = (process.container_id, process.exec_id)
-        arrival = self._arrivals.pop(key, None)
-        if arrival is not None and not arrival.done():
-            arrival.set_result(process)
-        if key in self._abandoned:
-            self._abandoned.discard(key)
+        if not self._arrivals.arrive(process):
             self._spawn(self._kill_abandoned(process))
 
     def _changed(self, container: Container, kind: str, status: ExitStatus | None = None) -> None:
         self._on_change(container)
-        self._publish(SandboxEvent(kind, container.id, status=status))
-
-    def _publish(self, event: SandboxEvent) -> None:
-        for queue in self._subscribers:
-            _offer(queue, event)
+        self._events.publish(SandboxEvent(kind, container.id, status=status))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -533,10 +496,3 @@ def _mark_oom(container: Container) -> None:
         os.close(os.open(os.path.join(container.bundle, "oom"), flags, 0o644))
     except OSError as error:
         log.warning("cannot mark an out-of-memory kill", container=container.id, reason=str(error))
-
-
-def _offer(queue: asyncio.Queue[_T], item: _T) -> None:
-    """Put an item into a queue, dropping the oldest one when it is full."""
-    if queue.full():
-        queue.get_nowait()
-    queue.put_nowait(item)

@@ -7,13 +7,14 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from oci_runtime.errors import InvalidInput, OciRuntimeError, to_wire
 from oci_runtime.log import get_logger
 from oci_runtime.sandbox import stats as stats_form
 from oci_runtime.sandbox.connection import Connection
+from oci_runtime.sandbox.events import SandboxEvent
 from oci_runtime.sandbox.sandbox import CreateRequest, Sandbox
 from oci_runtime.sandbox.stream import serve_stream
 
@@ -25,7 +26,7 @@ Answer = dict[str, Any]
 
 
 class ControlServer:
-    """Accepts connections on the listening socket until `close`."""
+    """Accepts connections on the listening socket until `finish`."""
 
     def __init__(self, sandbox: Sandbox, listener: socket.socket) -> None:
         listener.setblocking(False)
@@ -34,6 +35,7 @@ class ControlServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._streams: set[asyncio.Task[Any]] = set()
         self._idle: set[asyncio.Task[Any]] = set()
+        self._serving: asyncio.Task[Any] | None = None
         self._ops: dict[str, Callable[[Request, list[int]], Awaitable[Answer]]] = {
             "create": self._create,
             "start": self._start,
@@ -55,8 +57,9 @@ class ControlServer:
         }
 
     async def serve(self) -> None:
-        """Accept until cancelled."""
+        """Accept until `finish`."""
         loop = asyncio.get_running_loop()
+        self._serving = asyncio.current_task()
         while True:
             try:
                 sock, _address = await loop.sock_accept(self._listener)
@@ -69,15 +72,21 @@ class ControlServer:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def finish(self, deadline_s: float) -> None:
-        """Let requests have their answers, and streams send their exits however slowly the engine reads; then close."""
+    async def finish(self, requests_s: float, streams_s: float | None = None) -> None:
+        """Accept nobody any more, let requests have their answers and streams send their exits; then close.
+
+        streams_s: how long an engine that reads its output slowly is waited for, None for as long as it takes.
+        """
+        if self._serving is not None:
+            self._serving.cancel()
+            await asyncio.gather(self._serving, return_exceptions=True)
         self._listener.close()  # who connects from now on learns at once that nobody will answer
         for task in self._idle:
             task.cancel()  # its client asks for nothing, and may itself wait for our end
-        requests = self._tasks - self._streams - self._idle
-        if requests:
-            await asyncio.wait(requests, timeout=deadline_s)
-        for task in requests:
+        for tasks, timeout_s in ((self._tasks - self._streams - self._idle, requests_s), (self._streams, streams_s)):
+            if tasks:
+                await asyncio.wait(tasks, timeout=timeout_s)
+        for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -154,13 +163,23 @@ class ControlServer:
 
     async def _events(self, request: Request, fds: list[int], connection: Connection) -> None:
         _close_all(fds)
-        container_id = request["id"]
+        following = asyncio.create_task(self._send_events(request["id"], self._sandbox.subscribe(), connection))
+        gone = asyncio.create_task(connection.wait_closed())
+        try:
+            await asyncio.wait({following, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            following.cancel()
+            gone.cancel()
+            await asyncio.gather(following, gone, return_exceptions=True)
+
+    @staticmethod
+    async def _send_events(container_id: str, events: AsyncIterator[SandboxEvent], connection: Connection) -> None:
         await connection.answer()
-        async for event in self._sandbox.subscribe():
+        async for event in events:
             if event.container_id == container_id:
                 await connection.send({"kind": event.kind, "id": event.container_id, "exec_id": event.exec_id})
-            if event.kind == "deleted" and event.container_id == container_id:
-                return
+                if event.kind == "deleted":
+                    return
 
     # Operations
 

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from oci_runtime.sandbox.events import SandboxEvent
     from oci_runtime.sandbox.process import ExitStatus, Process
-    from oci_runtime.sandbox.sandbox import CreateRequest, SandboxEvent
+    from oci_runtime.sandbox.sandbox import CreateRequest
 
 
 class Pod(Protocol):

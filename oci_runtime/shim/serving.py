@@ -114,7 +114,7 @@ class Shim:
                 log.exception("the pod does not end as it should", reason=f"{type(error).__name__}: {error}")
         await self._host.release_all()
         if self._control is not None:
-            await self._control.finish(HANG_UP_S)
+            await self._control.finish(HANG_UP_S, HANG_UP_S)
 
     def _stand_in_lost(self, container_id: str) -> None:
         if self._sandbox is not None:

@@ -21,7 +21,7 @@ from oci_runtime.errors import (
     Unsupported,
     WrongState,
 )
-from oci_runtime.sandbox.sandbox import SandboxEvent
+from oci_runtime.sandbox.events import SandboxEvent
 from oci_runtime.shim.proto import events_pb2, metrics_v1_pb2, metrics_v2_pb2, types_pb2
 from oci_runtime.shim.service import SERVICES
 from oci_runtime.ttrpc import frames
