@@ -1,6 +1,6 @@
-"""What the task service needs of a pod: the part of `sandbox.sandbox.Sandbox` that it calls.
+"""What the task service needs: of a pod, the part of `sandbox.sandbox.Sandbox` that it calls, and of the host.
 
-A protocol, so that the service can be tested on a pod of plain host processes.
+Protocols, so that the service can be tested on a pod of plain host processes.
 """
 
 from __future__ import annotations
@@ -12,10 +12,15 @@ if TYPE_CHECKING:
     from oci_runtime.sandbox.events import SandboxEvent
     from oci_runtime.sandbox.process import ExitStatus, Process
     from oci_runtime.sandbox.sandbox import CreateRequest
+    from oci_runtime.shim.metrics import Overhead
+    from oci_runtime.shim.proto.task_pb2 import CreateTaskRequest
 
 
 class Pod(Protocol):
     """See `Sandbox` for what each method does, and which errors it raises."""
+
+    @property
+    def owner_id(self) -> str: ...
 
     @property
     def containers(self) -> Mapping[str, Any]: ...
@@ -57,3 +62,31 @@ class Pod(Protocol):
     def subscribe(self) -> AsyncIterator[SandboxEvent]: ...
 
     async def shutdown(self, reason: str) -> None: ...
+
+
+class HostSide(Protocol):
+    """What a container needs on the host: its root file system, its stand-in process, its namespaces, its hooks."""
+
+    async def prepare(self, request: CreateTaskRequest) -> CreateRequest:
+        """Make all of it; its `pid` is the stand-in. After a failure nothing of it is left."""
+        ...
+
+    async def started(self, container_id: str) -> None:
+        """The container runs."""
+        ...
+
+    async def ended(self, container_id: str) -> None:
+        """Its first process has ended: so does its stand-in."""
+        ...
+
+    async def release(self, container_id: str) -> None:
+        """Undo `prepare`; continues after failures. Idempotent."""
+        ...
+
+    async def update(self, container_id: str, resources: dict[str, Any]) -> None:
+        """The container's limits have changed."""
+        ...
+
+    async def overhead(self, container_id: str, guest_usage: list[Any]) -> Overhead:
+        """What the pod costs on the host beyond the figures of its containers, for the container that stands for it."""
+        ...

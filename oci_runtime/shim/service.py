@@ -11,12 +11,11 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from oci_runtime.bundle.decode import decode_process, decode_resources
 from oci_runtime.bundle.ids import validate_id
@@ -24,18 +23,17 @@ from oci_runtime.bundle.load import parse_json_object
 from oci_runtime.errors import AlreadyExists, InvalidInput, NotFound, OciRuntimeError, Unsupported, WrongState
 from oci_runtime.log import get_logger
 from oci_runtime.sandbox.process import ExitStatus
-from oci_runtime.shim import metrics
+from oci_runtime.shim import messages, metrics
 from oci_runtime.shim.events import EventPublisher
-from oci_runtime.shim.pod import Pod
+from oci_runtime.shim.pod import HostSide, Pod
 from oci_runtime.shim.proto import events_pb2 as events
 from oci_runtime.shim.proto import task_pb2 as pb
-from oci_runtime.shim.proto import types_pb2 as types
 from oci_runtime.shim.stdio import StdioAddresses
 from oci_runtime.shim.streams import open_streams
 from oci_runtime.shim.tasks import MAX_EXECS, Task, TaskProcess, TaskTable
 
 if TYPE_CHECKING:
-    from oci_runtime.sandbox.sandbox import CreateRequest
+    pass
 
 log = get_logger(__name__)
 
@@ -43,41 +41,9 @@ SERVICES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 DRAIN_S = 10.0
 EXIT_S = 10.0
 MAX_SIGNAL = 64
-# The engine reads a missing moment as 1970 or as year 1, depending on its version; runc's shim sends year 1.
-_NEVER = Timestamp(seconds=-62135596800)
-_PROCESS_DETAILS = "containerd.runc.v1.ProcessDetails"
 
-_Answer = TypeVar("_Answer", pb.DeleteResponse, pb.WaitResponse, pb.StateResponse)
 Handler = Callable[[Any], Awaitable[Message]]
 Boot = Callable[[pb.CreateTaskRequest], Awaitable[Pod]]
-
-
-class HostSide(Protocol):
-    """What a container needs on the host: its root file system, its stand-in process, its namespaces, its hooks."""
-
-    async def prepare(self, request: pb.CreateTaskRequest) -> CreateRequest:
-        """Make all of it; its `pid` is the stand-in. After a failure nothing of it is left."""
-        ...
-
-    async def started(self, container_id: str) -> None:
-        """The container runs."""
-        ...
-
-    async def ended(self, container_id: str) -> None:
-        """Its first process has ended: so does its stand-in."""
-        ...
-
-    async def release(self, container_id: str) -> None:
-        """Undo `prepare`; continues after failures. Idempotent."""
-        ...
-
-    async def update(self, container_id: str, resources: dict[str, Any]) -> None:
-        """The container's limits have changed."""
-        ...
-
-    async def overhead(self, container_id: str, guest_usage: list[Any]) -> metrics.Overhead:
-        """What the pod costs on the host beyond the figures of its containers, for the container that stands for it."""
-        ...
 
 
 class TaskService:
@@ -189,14 +155,14 @@ class TaskService:
                 streams = await open_streams(init.stdio, task.id, self._namespace)
                 undo.push_async_callback(streams.close)
                 descriptors.pop_all()
-            for warning in await self._pod.create_container(_with_stdin(prepared, streams.has_input)):
+            for warning in await self._pod.create_container(dataclasses.replace(prepared, stdin=streams.has_input)):
                 log.warning(warning, container=task.id)
             init.guest = await self._pod.wait_for_process(task.id, "")
             undo.pop_all()
         init.pid, init.streams = prepared.pid, streams
         task.ready = True
         streams.attach(self._pod, init.guest)
-        self._publisher.publish("/tasks/create", _create_event(request, init.pid))
+        self._publisher.publish("/tasks/create", messages.create_event(request, init.pid))
         init.watcher = asyncio.create_task(self._watch(task, init))
         return pb.CreateTaskResponse(pid=init.pid)
 
@@ -206,7 +172,7 @@ class TaskService:
         process = task.process(request.exec_id)
         async with process.start_lock:
             if process.started:
-                raise WrongState(f"{_name(process)} has been started before")
+                raise WrongState(f"{process.title} has been started before")
             if request.exec_id:
                 await self._start_exec(task, process)
             else:
@@ -245,17 +211,17 @@ class TaskService:
         if creation is not None and not request.exec_id:
             creation.cancel()
             await asyncio.wait({creation})
-            return _exit_response(pb.DeleteResponse(), ExitStatus.killed("deleted while it was created"))
+            return messages.with_exit(pb.DeleteResponse(), ExitStatus.killed("deleted while it was created"))
         task = self._ready(request.id)
         process = task.process(request.exec_id)
         if process.deleting:
-            raise NotFound(f"{_name(process)} is being deleted")
+            raise NotFound(f"{process.title} is being deleted")
         process.deleting = True
         try:
             status = await (self._delete_exec if request.exec_id else self._delete_container)(task, process)
         finally:
             process.deleting = False
-        return _exit_response(pb.DeleteResponse(pid=process.pid), status)
+        return messages.with_exit(pb.DeleteResponse(pid=process.pid), status)
 
     async def _delete_container(self, task: Task, init: TaskProcess) -> ExitStatus:
         if init.started and init.ended is None:
@@ -271,9 +237,7 @@ class TaskService:
             await _dispose(process)
         await self._host.release(task.id)
         self.tasks.remove(task.id)
-        event = events.TaskDelete(container_id=task.id, pid=init.pid, exit_status=status.code)
-        event.exited_at.CopyFrom(_timestamp(status.exited_at_ns))
-        self._publisher.publish("/tasks/delete", event)
+        self._publisher.publish("/tasks/delete", messages.delete_event(init, status))
         return status
 
     async def _delete_exec(self, task: Task, process: TaskProcess) -> ExitStatus:
@@ -307,11 +271,7 @@ class TaskService:
         if status.oom_killed:
             self._report_oom(task)
         process.exit.set_result(status)
-        event = events.TaskExit(
-            container_id=task.id, id=process.exec_id or task.id, pid=process.pid, exit_status=status.code
-        )
-        event.exited_at.CopyFrom(_timestamp(status.exited_at_ns))
-        self._publisher.publish("/tasks/exit", event)
+        self._publisher.publish("/tasks/exit", messages.exit_event(process, status))
 
     # Processes
 
@@ -322,7 +282,7 @@ class TaskService:
         if task.init.ended is not None:
             raise WrongState(f"container not running: {task.id} has ended")
         if request.exec_id in task.execs:
-            raise _exists(request)
+            raise AlreadyExists(f"exec {request.exec_id} already exists in container {request.id}")
         if len(task.execs) >= MAX_EXECS:
             raise InvalidInput(f"container {task.id} has {MAX_EXECS} execs: delete some of them")
         spec = _decode_process(request.spec)
@@ -345,14 +305,14 @@ class TaskService:
         if process.ended is not None:
             if request.all and not request.exec_id:
                 return Empty()  # the rest of the container ended with its first process
-            raise NotFound(f"process already finished: {_name(process)}")
+            raise NotFound(f"process already finished: {process.title}")
         if request.exec_id and not process.started:
-            raise WrongState(f"{_name(process)} is not running")
+            raise WrongState(f"{process.title} is not running")
         if request.signal:
             try:
                 await self._pod.kill(task.id, request.exec_id, request.signal, all_processes=request.all)
             except (NotFound, WrongState) as error:
-                raise NotFound(f"process already finished: {_name(process)}") from error
+                raise NotFound(f"process already finished: {process.title}") from error
         return Empty()
 
     async def close_io(self, request: pb.CloseIORequest) -> Message:
@@ -368,7 +328,7 @@ class TaskService:
         """Set the terminal's size; one that comes before the process is kept for it."""
         process = self._ready(request.id).process(request.exec_id)
         if process.ended is not None:
-            raise WrongState(f"cannot resize the terminal of {_name(process)}: it has ended")
+            raise WrongState(f"cannot resize the terminal of {process.title}: it has ended")
         if not (0 < request.width <= 0xFFFF and 0 < request.height <= 0xFFFF):
             return Empty()  # clients without a terminal send 0
         process.size = (request.height, request.width)
@@ -379,40 +339,20 @@ class TaskService:
     async def wait(self, request: pb.WaitRequest) -> pb.WaitResponse:
         """Answer when the process has ended; its result stays until Delete."""
         process = self._known(request.id).process(request.exec_id)
-        return _exit_response(pb.WaitResponse(), await asyncio.shield(process.exit))
+        return messages.with_exit(pb.WaitResponse(), await asyncio.shield(process.exit))
 
     async def state(self, request: pb.StateRequest) -> pb.StateResponse:
         """What this process knows of a task; asks nobody."""
         task = self._ready(request.id)
         process = task.process(request.exec_id)
-        response = pb.StateResponse(
-            id=process.exec_id or task.id,
-            bundle=task.bundle,
-            pid=process.pid,
-            status=task.status(process),  # type: ignore[arg-type]  # one of the enum's numbers
-            stdin=process.stdio.stdin,
-            stdout=process.stdio.stdout,
-            stderr=process.stdio.stderr,
-            terminal=process.stdio.terminal,
-            exec_id=process.exec_id,
-            exited_at=_NEVER,
-        )
-        status = process.ended
-        return _exit_response(response, status) if status is not None else response
+        return messages.state_response(task, process)
 
     async def pids(self, request: pb.PidsRequest) -> pb.PidsResponse:
         """The stand-in on the host, then the container's processes in the guest, with the guest's numbers."""
         task = self._ready(request.id)
         if task.init.ended is not None:
             return pb.PidsResponse()
-        rows = [types.ProcessInfo(pid=task.init.pid)]
-        for process in await self._pod.processes(task.id):
-            info = AnyMessage()
-            if process.exec_id:
-                name = process.exec_id.encode()
-                info = AnyMessage(type_url=_PROCESS_DETAILS, value=b"\x0a" + _length(name) + name)
-            rows.append(types.ProcessInfo(pid=process.pid, info=info if process.exec_id else None))
-        return pb.PidsResponse(processes=rows)
+        return pb.PidsResponse(processes=messages.process_rows(task.init.pid, await self._pod.processes(task.id)))
 
     # Resources
 
@@ -451,7 +391,7 @@ class TaskService:
             raise NotFound(f"container {task.id} has ended and has no figures")
         own = await self._pod.stats(task.id)
         overhead = metrics.Overhead()
-        if task.owner:
+        if task.id == self._pod.owner_id:
             others = [other.id for other in self.tasks.all() if other is not task and other.ready]
             answers = await asyncio.gather(*(self._pod.stats(other) for other in others), return_exceptions=True)
             used = [own, *(answer for answer in answers if not isinstance(answer, BaseException))]
@@ -501,40 +441,7 @@ async def _dispose(process: TaskProcess) -> None:
         await process.streams.close()
 
 
-def _with_stdin(request: CreateRequest, stdin: bool) -> CreateRequest:
-    return dataclasses.replace(request, stdin=stdin)
-
-
-def _create_event(request: pb.CreateTaskRequest, pid: int) -> events.TaskCreate:
-    io = events.TaskIO(stdin=request.stdin, stdout=request.stdout, stderr=request.stderr, terminal=request.terminal)
-    return events.TaskCreate(container_id=request.id, bundle=request.bundle, rootfs=request.rootfs, io=io, pid=pid)
-
-
 def _decode_process(spec: AnyMessage) -> dict[str, Any]:
     process = parse_json_object(spec.value, "process of exec")
     decode_process(process, "process of exec")
     return process
-
-
-def _exists(request: pb.ExecProcessRequest) -> OciRuntimeError:
-    return AlreadyExists(f"exec {request.exec_id} already exists in container {request.id}")
-
-
-def _name(process: TaskProcess) -> str:
-    return f"exec {process.exec_id} of container {process.container_id}" if process.exec_id else process.container_id
-
-
-def _timestamp(moment_ns: int) -> Timestamp:
-    return Timestamp(seconds=moment_ns // 10**9, nanos=moment_ns % 10**9)
-
-
-def _exit_response(response: _Answer, status: ExitStatus) -> _Answer:
-    response.exit_status = status.code
-    if status.exited_at_ns:
-        response.exited_at.CopyFrom(_timestamp(status.exited_at_ns))
-    return response
-
-
-def _length(data: bytes) -> bytes:
-    """A protobuf length of less than 16384."""
-    return bytes([len(data)]) if len(data) < 0x80 else bytes([len(data) & 0x7F | 0x80, len(data) >> 7])

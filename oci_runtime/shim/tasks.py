@@ -42,6 +42,11 @@ class TaskProcess:
         self.start_lock = asyncio.Lock()
 
     @property
+    def title(self) -> str:
+        """How messages call it."""
+        return f"exec {self.exec_id} of container {self.container_id}" if self.exec_id else self.container_id
+
+    @property
     def ended(self) -> ExitStatus | None:
         """How it ended, None while it has not."""
         return self.exit.result() if self.exit.done() else None
@@ -49,13 +54,11 @@ class TaskProcess:
 
 @dataclass
 class Task:
-    """One container. owner: the pod's machine is named after it. ready: False while Create is at work."""
+    """One container. ready: False while Create is at work."""
 
     id: str
     bundle: str
     init: TaskProcess
-    rootfs_mounted: bool = False
-    owner: bool = False
     ready: bool = False
     paused: bool = False
     oom_reported: bool = False

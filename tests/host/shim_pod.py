@@ -82,6 +82,8 @@ class HostProcess:
 class HostPod:
     """The part of Sandbox that the task service uses, on host processes. hang: methods that never answer."""
 
+    owner_id = "c"
+
     def __init__(self) -> None:
         self.processes_: dict[tuple[str, str], HostProcess] = {}
         self.requests: dict[str, CreateRequest] = {}

@@ -196,7 +196,6 @@ async def test_pids_begin_with_the_stand_in(shim: Harness) -> None:
 
 async def test_figures_have_everything_that_crio_reads(shim: Harness) -> None:
     await shim.run("c", "sleep", "1000")
-    shim.service.tasks.get("c").owner = True
     for unified in (False, True):
         shim.service._unified = unified
         stats = (await shim.call("Stats", id="c")).stats
