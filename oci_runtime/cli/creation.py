@@ -15,6 +15,7 @@ from oci_runtime.bundle.load import load_bundle
 from oci_runtime.cli import boot
 from oci_runtime.cli.delegation import delegate, delegated_runtime, forget
 from oci_runtime.cli.execution import save_process
+from oci_runtime.cli.hooks import bound_hooks, run_creation_hooks, run_tolerantly
 from oci_runtime.cli.host_cgroup import HostCgroup, remove_all
 from oci_runtime.cli.proxies import proxy_mark
 from oci_runtime.cli.undo import UndoStack
@@ -27,9 +28,9 @@ from oci_runtime.control.frames import ConnectionLost, Silent
 from oci_runtime.errors import InvalidInput, OciRuntimeError, Unsupported, WrongState
 from oci_runtime.host import namespaces
 from oci_runtime.host.files import write_atomic
-from oci_runtime.host.processes import boot_id, start_time
+from oci_runtime.host.processes import start_time
 from oci_runtime.host.terminal import open_pty, send_master
-from oci_runtime.log import get_logger, timestamp
+from oci_runtime.log import get_logger
 from oci_runtime.proxy.launch import Proxy, ProxyPlan, start_proxy
 from oci_runtime.proxy.view import GUEST, PROC, TREE, ViewMount, enter_view
 from oci_runtime.state import records
@@ -49,6 +50,8 @@ log = get_logger(__name__)
 
 # Namespaces of the host that the proxy joins or makes; it always has a mount namespace, the rest belongs to the guest.
 _PROXY_NAMESPACES = ("network", "ipc", "uts", "pid", "cgroup")
+# Those of them that a createContainer hook enters: what it may expect in the others is in the guest.
+_HOOK_NAMESPACES = ("network", "ipc", "uts")
 # What comes on top of the guest's own time to boot before a `create` gives up.
 _CREATE_MARGIN_S = 60.0
 # A machine that is ending when a member arrives takes this long.
@@ -122,7 +125,7 @@ class Creation:
         self.config, warnings = apply_annotations(load_config(self.context.config), spec.annotations)
         for warning in warnings:
             log.warning(warning)
-        self.hooks = self._bounded_hooks()
+        self.hooks = bound_hooks(self.bundle.raw.get("hooks") or {}, self.config.runtime.hook_timeout_s)
         kind, sandbox_id = identify(spec.annotations, self.options.id)
         known = self._known_runtime(sandbox_id) if kind == MEMBER else None
         self.route = route(spec, self.options.id, route_policy(self.config), known)
@@ -130,12 +133,6 @@ class Creation:
             delegate(self.context, self.options.id, self.route.runtime, detach=self.options.detach)
         self._check_terminal()
         forget(self.layout, [self.options.id])
-
-    def _bounded_hooks(self) -> dict[str, list[dict[str, Any]]]:
-        """The hooks of config.json by kind, those without a timeout with that of the configuration (0: none)."""
-        default_s = self.config.runtime.hook_timeout_s
-        hooks: dict[str, Any] = self.bundle.raw.get("hooks") or {}
-        return {kind: [{"timeout": default_s, **hook} for hook in hooks[kind]] for kind in hooks if hooks[kind]}
 
     def _known_runtime(self, sandbox_id: str) -> str | None:
         """What the state directory knows of a member's sandbox: nothing, a VM (""), or its namespace runtime."""
@@ -155,26 +152,11 @@ class Creation:
     # Steps
 
     def _record(self) -> None:
-        spec = self.bundle.spec
         records.claim(self.layout, self.options.id)
         self.undo.push(self._remove_directory)
         me = os.getpid()
-        self.record = ContainerRecord(
-            {
-                "ociVersion": spec.oci_version,
-                "id": self.options.id,
-                "creator": me,
-                "creator_start": start_time(me),
-                "bundle": self.bundle.path,
-                "rootfs": self.bundle.rootfs,
-                "annotations": dict(spec.annotations),
-                "created": timestamp(),
-                "sandbox_id": self.route.sandbox_id,
-                "boot_id": boot_id(),
-                "terminal": bool(spec.process and spec.process.terminal),
-                "hooks": {kind: self.hooks[kind] for kind in ("poststart", "poststop") if self.hooks.get(kind)},
-            }
-        )
+        self.record = records.describe(self.bundle, self.options.id, self.route.sandbox_id, self.hooks)
+        self.record.creator, self.record.creator_start = me, start_time(me)
         records.save(self.layout, self.record)
         save_process(self.layout.container(self.options.id), self.bundle.raw["process"])
 
@@ -308,25 +290,12 @@ class Creation:
         hooks = self.hooks
         if not any(hooks.get(kind) for kind in ("prestart", "createRuntime", "createContainer", "poststop")):
             return
-        from oci_runtime.cli.hooks import run_hooks, run_tolerantly
-
-        state = self.record.oci_state(records.CREATING)
         if hooks.get("poststop"):
             stopped = self.record.oci_state(records.STOPPED)
             self.undo.push(run_tolerantly, "poststop", hooks["poststop"], stopped, self.bundle.path)
-        for kind in ("prestart", "createRuntime"):
-            run_hooks(kind, hooks.get(kind) or [], state, self.bundle.path)
-        if hooks.get("createContainer"):
-            run_hooks("createContainer", hooks["createContainer"], state, self.bundle.path, self._enter_namespaces)
-
-    def _enter_namespaces(self) -> None:
-        """In the child that becomes a createContainer hook: the namespaces of the container that the host has."""
-        from oci_runtime.host import syscalls
-
-        for kind in ("network", "ipc", "uts"):
-            if kind in self.bundle.spec.namespaces:
-                with open(f"/proc/{self.proxy.pid}/ns/{namespaces.proc_name(kind)}", "rb") as file:
-                    syscalls.setns(file.fileno(), syscalls.NAMESPACE_FLAGS[kind])
+        kinds = [kind for kind in _HOOK_NAMESPACES if kind in self.bundle.spec.namespaces]
+        state = self.record.oci_state(records.CREATING)
+        run_creation_hooks(hooks, state, self.bundle.path, self.proxy.pid, kinds)
 
     def _create_in_guest(self) -> None:
         """Attach first: from then on the container dies with this command. Then create, then hand the stream over."""

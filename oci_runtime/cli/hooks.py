@@ -7,18 +7,43 @@ inherits the environment of the command, as with runc. Source: OCI runtime speci
 from __future__ import annotations
 
 import json
-import subprocess
 
 from oci_runtime.errors import HostError, OciRuntimeError
+from oci_runtime.host import namespaces
 from oci_runtime.log import get_logger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
 _MAX_OUTPUT_CHARACTERS = 4096
 log = get_logger(__name__)
+
+
+def bound_hooks(hooks: Mapping[str, Any], default_s: int) -> dict[str, list[dict[str, Any]]]:
+    """The hooks of config.json by kind, those without a timeout with that of the configuration (0: none)."""
+    return {kind: [{"timeout": default_s, **hook} for hook in hooks[kind]] for kind in hooks if hooks[kind]}
+
+
+def run_creation_hooks(
+    hooks: Mapping[str, Sequence[dict[str, Any]]], state: dict[str, Any], bundle: str, pid: int, kinds: Sequence[str]
+) -> None:
+    """Run prestart, createRuntime and createContainer hooks, in this order. Raises OciRuntimeError when one fails.
+
+    pid: the process that stands for the container; hooks of the last kind run in its namespaces of the types `kinds`.
+    """
+
+    def enter() -> None:
+        from oci_runtime.host import syscalls
+
+        for kind in kinds:
+            with open(f"/proc/{pid}/ns/{namespaces.proc_name(kind)}", "rb") as file:
+                syscalls.setns(file.fileno(), syscalls.NAMESPACE_FLAGS[kind])
+
+    for name in ("prestart", "createRuntime"):
+        run_hooks(name, hooks.get(name) or (), state, bundle)
+    run_hooks("createContainer", hooks.get("createContainer") or (), state, bundle, enter)
 
 
 def run_hooks(
@@ -47,6 +72,8 @@ def run_tolerantly(kind: str, hooks: Sequence[dict[str, Any]], state: dict[str, 
 
 
 def _run_hook(what: str, hook: dict[str, Any], document: bytes, bundle: str, enter: Callable[[], None] | None) -> None:
+    import subprocess
+
     timeout_s = hook.get("timeout") or None
     environment = None
     if hook.get("env"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oci_runtime.cli.options import Option
+from oci_runtime.cli.checkpoint import OPTIONS, SUMMARY, USAGE
 from oci_runtime.errors import Unsupported
 
 TYPE_CHECKING = False
@@ -10,20 +10,7 @@ if TYPE_CHECKING:
     from oci_runtime.cli.context import Context
     from oci_runtime.cli.options import Parsed
 
-SUMMARY = "not supported"
-USAGE = "ID"
-_SWITCHES = (
-    "leave-running tcp-established ext-unix-sk shell-job lazy-pages file-locks pre-dump auto-dedup auto-ext-unix-sk"
-    " detach d no-subreaper no-pivot"
-)
-_VALUES = (
-    "image-path work-path parent-path status-fd page-server manage-cgroups-mode empty-ns console-socket pid-file"
-    " bundle b lsm-profile lsm-mount-context"
-)
-OPTIONS = (
-    *(Option(name) for name in _SWITCHES.split()),
-    *(Option(name, "VALUE") for name in _VALUES.split()),
-)
+__all__ = ["OPTIONS", "SUMMARY", "USAGE", "run"]  # engines give both verbs the same options
 
 
 def run(_context: Context, _parsed: Parsed) -> int:

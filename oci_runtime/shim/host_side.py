@@ -8,19 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from oci_runtime.bundle.load import Bundle, load_bundle
 from oci_runtime.cli.cleanup import remove_container
 from oci_runtime.cli.execution import save_process
-from oci_runtime.cli.hooks import run_hooks, run_tolerantly
+from oci_runtime.cli.hooks import bound_hooks, run_creation_hooks, run_tolerantly
 from oci_runtime.cli.host_cgroup import mirror_limits, remove_all
 from oci_runtime.errors import HostError, InvalidInput, OciRuntimeError
-from oci_runtime.host import namespaces, syscalls
-from oci_runtime.host.processes import boot_id, start_time
+from oci_runtime.host.processes import start_time
 from oci_runtime.host.spawn import Child, kill_and_reap
-from oci_runtime.log import get_logger, timestamp
+from oci_runtime.log import get_logger
 from oci_runtime.sandbox.sandbox import CreateRequest, Sandbox
 from oci_runtime.shim import holder
 from oci_runtime.shim.metrics import Overhead
@@ -90,17 +89,20 @@ class HostSide:
         bundle = prepared.bundle = load_bundle(request.bundle, check_rootfs=False)
         if bundle.spec.process is None:
             raise InvalidInput(f"bundle {bundle.path}: config.json has no process")
-        prepared.record = self._record(container_id, bundle, undo)
+        assert self._sandbox is not None, "adopted before the first container"
+        config = self._sandbox.machine.config
+        hooks = bound_hooks(bundle.raw.get("hooks") or {}, config.runtime.hook_timeout_s)
+        prepared.record = self._record(container_id, bundle, hooks, undo)
         root_disk = find_root_disk(list(request.rootfs))
         if request.rootfs and root_disk is None:
             await self._mount(request, bundle, undo)
         self._start_holder(container_id, prepared)
         self._join_cgroup(container_id, prepared)
-        hooks = bundle.raw.get("hooks") or {}
         if hooks:
-            await asyncio.to_thread(self._run_hooks, prepared, hooks)
-        assert self._sandbox is not None, "adopted before the first container"
-        volumes = self._sandbox.machine.launched.config.storage.direct_volumes
+            state = prepared.record.oci_state(records.CREATING)
+            pid = prepared.record.pid
+            await asyncio.to_thread(run_creation_hooks, hooks, state, bundle.path, pid, holder.KINDS)
+        volumes = config.storage.direct_volumes
         sources = await asyncio.to_thread(open_sources, bundle.raw, bundle.path, volumes=volumes, root_disk=root_disk)
         for warning in sources.warnings:
             log.warning(warning, container=container_id)
@@ -169,24 +171,12 @@ class HostSide:
 
     # Steps
 
-    def _record(self, container_id: str, bundle: Bundle, undo: contextlib.ExitStack) -> ContainerRecord:
+    def _record(
+        self, container_id: str, bundle: Bundle, hooks: Mapping[str, list[dict[str, Any]]], undo: contextlib.ExitStack
+    ) -> ContainerRecord:
         records.claim(self._layout, container_id)
         undo.callback(remove_container, self._layout, container_id)
-        hooks = bundle.raw.get("hooks") or {}
-        record = ContainerRecord(
-            {
-                "ociVersion": bundle.spec.oci_version,
-                "id": container_id,
-                "bundle": bundle.path,
-                "rootfs": bundle.rootfs,
-                "annotations": dict(bundle.spec.annotations),
-                "created": timestamp(),
-                "sandbox_id": self._sandbox_id,
-                "boot_id": boot_id(),
-                "terminal": bool(bundle.spec.process and bundle.spec.process.terminal),
-                "hooks": {kind: hooks[kind] for kind in ("poststart", "poststop") if hooks.get(kind)},
-            }
-        )
+        record = records.describe(bundle, container_id, self._sandbox_id, hooks)
         records.save(self._layout, record)
         save_process(self._layout.container(container_id), bundle.raw["process"])  # for `vmpod exec`
         return record
@@ -229,21 +219,6 @@ class HostSide:
         log.warning("the process that stands for a container is gone", container=container_id)
         prepared.end_holder()
         self._on_lost(container_id)
-
-    def _run_hooks(self, prepared: _Prepared, hooks: dict[str, Any]) -> None:
-        state = prepared.record.oci_state(records.CREATING)
-        bundle = prepared.bundle
-        for kind in ("prestart", "createRuntime"):
-            run_hooks(kind, hooks.get(kind) or [], state, bundle.path)
-        if hooks.get("createContainer"):
-            pid = prepared.record.pid
-
-            def enter() -> None:
-                for kind in holder.KINDS:
-                    with open(f"/proc/{pid}/ns/{namespaces.proc_name(kind)}", "rb") as file:
-                        syscalls.setns(file.fileno(), syscalls.NAMESPACE_FLAGS[kind])
-
-            run_hooks("createContainer", hooks["createContainer"], state, bundle.path, enter)
 
     async def _tolerantly(self, prepared: _Prepared, kind: str, status: str) -> None:
         hooks = prepared.record.hooks.get(kind)

@@ -8,11 +8,14 @@ from oci_runtime import json_text
 from oci_runtime.errors import AlreadyExists, HostError, InvalidInput, NotFound
 from oci_runtime.host.files import read_limited, write_atomic
 from oci_runtime.host.processes import boot_id, is_alive
+from oci_runtime.log import timestamp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
+    from oci_runtime.bundle.load import Bundle
     from oci_runtime.state.layout import Layout
 
 CREATING, CREATED, RUNNING, PAUSED, STOPPED = "creating", "created", "running", "paused", "stopped"
@@ -127,6 +130,27 @@ def _is_valid(key: str, value: Any, default: Any) -> bool:
 
 def _is_hook(hook: Any) -> bool:
     return type(hook) is dict and type(hook.get("path")) is str
+
+
+def describe(
+    bundle: Bundle, container_id: str, sandbox_id: str, hooks: Mapping[str, list[dict[str, Any]]]
+) -> ContainerRecord:
+    """The record of a container that is about to be created. hooks: all of its hooks; the later ones are kept."""
+    spec = bundle.spec
+    return ContainerRecord(
+        {
+            "ociVersion": spec.oci_version,
+            "id": container_id,
+            "bundle": bundle.path,
+            "rootfs": bundle.rootfs,
+            "annotations": dict(spec.annotations),
+            "created": timestamp(),
+            "sandbox_id": sandbox_id,
+            "boot_id": boot_id(),
+            "terminal": bool(spec.process and spec.process.terminal),
+            "hooks": {kind: hooks[kind] for kind in ("poststart", "poststop") if hooks.get(kind)},
+        }
+    )
 
 
 def load(layout: Layout, container_id: str) -> ContainerRecord:
