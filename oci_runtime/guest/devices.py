@@ -10,7 +10,8 @@ import os
 import stat
 import time
 
-from oci_runtime.errors import InvalidInput, Unavailable
+from oci_runtime.errors import HostError, InvalidInput, Unavailable
+from oci_runtime.guest.log import log
 from oci_runtime.guest.syscalls import syncfs
 from oci_runtime.guest.uevent import retry_on_uevent
 
@@ -25,7 +26,6 @@ _VIRTIO_DEVICES = "/sys/bus/virtio/devices"
 _PCI_DEVICES = "/sys/bus/pci/devices"
 _MODPROBE_S = 20.0
 _MAX_DEPTH = 8
-_SETTLE_S = 10.0
 _SETTLE_STEP_S = 0.01
 
 
@@ -91,7 +91,7 @@ def wait_block_device(agent: Agent, path: str, timeout_s: float) -> str:
     return found[0] if retry_on_uevent(attempt, timeout_s) else ""
 
 
-def settle_disk(target: str, unmount: Callable[[], None]) -> None:
+def settle_disk(target: str, unmount: Callable[[], None], timeout_s: float) -> None:
     """Unmount a disk and wait until nothing holds its file system, so that it can be taken out with all it was given.
 
     The mount namespace of a container that has ended keeps the file system for a moment. The kernel announces nothing
@@ -104,14 +104,16 @@ def settle_disk(target: str, unmount: Callable[[], None]) -> None:
         fd = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
         try:
             syncfs(fd)
+        except HostError as error:  # a broken disk has to go, too
+            log(f"writing back {target}: {error}")
         finally:
             os.close(fd)
     unmount()
     path = f"/dev/{os.path.basename(os.path.realpath(f'/sys/dev/block/{os.major(number)}:{os.minor(number)}'))}"
-    deadline = time.monotonic() + _SETTLE_S
+    deadline = time.monotonic() + timeout_s
     while not _is_free(path):
         if time.monotonic() > deadline:
-            raise Unavailable(f"disk {path} of {target} is still in use {_SETTLE_S:g} s after it was unmounted")
+            raise Unavailable(f"disk {path} of {target} is still in use {timeout_s:g} s after it was unmounted")
         time.sleep(_SETTLE_STEP_S)
 
 

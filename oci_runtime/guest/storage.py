@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from oci_runtime.errors import AlreadyExists, HostError, InvalidInput, NotFound, Unsupported
+from oci_runtime.errors import AlreadyExists, HostError, InvalidInput, NotFound, OciRuntimeError, Unsupported
 from oci_runtime.guest import syscalls as sys
 from oci_runtime.guest.log import log
 from oci_runtime.guest.modules import load_known_module
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 ROOT = "/run/vmpod"
 _HUGEPAGES = "/sys/kernel/mm/hugepages"
 _DEVICE_S = 20.0
+_REMOVAL_SETTLE_S = 10.0
+_SHUTDOWN_SETTLE_S = 1.0  # the host waits three
 _MAX_STORAGES = 2048
 _MAX_OPTIONS_BYTES = 4000  # mount(2) takes one page
 _FLAGS = {
@@ -77,9 +79,7 @@ def remove_storage(agent: Agent, request: pb.RemoveStorageRequest) -> pb.Empty:
         _unmount(target)
         forget_share(agent, directories)
     elif driver == "block":
-        from oci_runtime.guest.devices import settle_disk
-
-        settle_disk(target, lambda: _unmount(target))
+        _settle(target, _REMOVAL_SETTLE_S)
     else:
         _unmount(target)
     return pb.Empty()
@@ -100,13 +100,22 @@ def _layers(target: str) -> frozenset[str]:
 def unmount_all(agent: Agent) -> None:
     """Unmount every storage, the last one first; failures are logged."""
     with agent.lock:
-        targets = list(agent.storages)
+        storages = list(agent.storages.items())
         agent.storages.clear()
-    for target in reversed(targets):
+    for target, driver in reversed(storages):
         try:
-            _unmount(target)
-        except HostError as error:
+            if driver == "block":
+                _settle(target, _SHUTDOWN_SETTLE_S)  # or its file system would be left with a journal to replay
+            else:
+                _unmount(target)
+        except OciRuntimeError as error:
             log(str(error))
+
+
+def _settle(target: str, timeout_s: float) -> None:
+    from oci_runtime.guest.devices import settle_disk
+
+    settle_disk(target, lambda: _unmount(target), timeout_s)
 
 
 def check_target(target: str) -> str:

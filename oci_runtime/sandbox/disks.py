@@ -136,10 +136,10 @@ class PodDisks:
                     await self._unplug(disk)
 
     async def _unplug(self, disk: _Plugged) -> None:
+        target, disk.target = disk.target, ""  # whatever the answer is, nobody may count on it any more
         try:
-            if disk.target:
-                await (await self._machine.agent()).remove_storage(disk.target)
-                disk.target = ""
+            if target:
+                await (await self._machine.agent()).remove_storage(target)
             await (await self._machine.machine()).unplug(disk.device)
         except OciRuntimeError as error:
             log.warning("a disk stays in the machine", device=disk.device.id, reason=error.message)

@@ -25,6 +25,7 @@ from oci_runtime.sandbox.launch import Launched
 from oci_runtime.sandbox.network import PodNetwork, find_network_path
 from oci_runtime.sandbox.process import Container
 from oci_runtime.sandbox.root_overlay import RootOverlays
+from oci_runtime.sandbox.vfio import PodVfio
 from oci_runtime.sandbox.watched import WatchedTrees
 from oci_runtime.storage import share
 from oci_runtime.storage.rewrite import guest_storages, rewrite_spec
@@ -60,6 +61,7 @@ class VirtualMachine:
         self._network: PodNetwork | None = None
         self._network_ready: asyncio.Task[None] | None = None
         self._disks = PodDisks(self, launched.config.storage)
+        self._vfio = PodVfio()
         self._overlays = RootOverlays(self, self._disks, launched.config.storage)
         self._sandbox_set_up = False
         self._storages: set[str] = set()
@@ -192,6 +194,7 @@ class VirtualMachine:
         rootfs = ""
         disks: list[tuple[dict[str, Any], int]] = []
         mounted: list[tuple[dict[str, Any], int]] = []
+        functions: list[tuple[dict[str, Any], int]] = []
         for description, fd in request.descriptors:
             kind = description.get("kind")
             if kind == "rootfs":
@@ -217,8 +220,14 @@ class VirtualMachine:
                 disks.append((description, fd))
             elif kind in ("root-disk", "volume"):
                 mounted.append((description, fd))
+            elif kind in ("iommu", "vfio"):
+                functions.append((description, fd))
             else:
                 raise InvalidInput(f"descriptor of unknown kind {kind!r}")
+        if functions:
+            machine = await self.machine()
+            undo.push_async_callback(self._vfio.detach, machine, container.id)
+            await self._vfio.attach(machine, container.id, functions)
         table = await self._disks.attach(container.id, disks)
         self.timeline.add(f"sources of {container.id[:12]}", begin_ns)
         client = await self._agent_and_network(request)
@@ -298,6 +307,7 @@ class VirtualMachine:
             await self._forget_watched(container.id)
             await self._overlays.remove(container.id)
             await self._disks.detach(container.id)
+            await self._vfio.detach(await self.machine(), container.id)
             await asyncio.to_thread(self.launched.share.detach_container, container.id)
 
     async def _forget_watched(self, container_id: str) -> None:

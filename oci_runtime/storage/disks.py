@@ -122,7 +122,7 @@ def open_devices(sources: Sources, spec: Mapping[str, Any]) -> None:
         number = int(device.get("major", -1)), int(device.get("minor", -1))
         host_name = _host_name(*number) if device.get("type") == "b" else ""
         kind = kind_of_device(device, privileged=privileged, host_name=host_name)
-        if kind == REFUSE:
+        if kind == REFUSE and not _open_vfio(sources, index, what, device):
             raise Unsupported(refusal(what, device))
         if kind == DROP:
             sources.guest_mounts.append({"kind": "no-device", "index": index})
@@ -131,6 +131,21 @@ def open_devices(sources: Sources, spec: Mapping[str, Any]) -> None:
             path = _find_node(what, number, host_name, str(device.get("path")))
             descriptor, readonly = open_disk(path, what, readonly=not may_write(rules, *number))
             sources.add(describe(descriptor, readonly) | {"device": index}, descriptor)
+
+
+def _open_vfio(sources: Sources, index: int, what: str, device: Mapping[str, Any]) -> bool:
+    """Open the PCI devices behind a node of VFIO; False if the device is none."""
+    if not str(device.get("path")).startswith("/dev/vfio/"):
+        return False
+    from oci_runtime.storage import vfio
+
+    if vfio.is_common_node(device):
+        sources.guest_mounts.append({"kind": "no-device", "index": index})
+        return True
+    group = vfio.group_of(device)
+    if group:
+        vfio.open_group(sources, index, what, group)
+    return bool(group)
 
 
 def _host_name(major: int, minor: int) -> str:

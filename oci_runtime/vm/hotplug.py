@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from oci_runtime.errors import HostError, InvalidInput, NotFound, OciRuntimeError, Unavailable
+from oci_runtime.errors import HostError, InvalidInput, NotFound, OciRuntimeError, Unavailable, Unsupported
 from oci_runtime.vm.argv import VmSettings
 from oci_runtime.vm.qmp import Events, Qmp
 from oci_runtime.vm.slots import Slot, Slots
@@ -112,6 +112,38 @@ class Hotplug:
             await self._add_device(name, plug.slot, device)
 
         return await self._plug(name, f"NIC {mac}", make)
+
+    async def add_iommu(self, descriptor: int) -> str:
+        """Give QEMU the host's IOMMU interface (/dev/iommu), which all PCI devices of the host share; return its id.
+
+        Raises: Unsupported (this QEMU has no iommufd: 9.0 is the first), Unavailable, OciRuntimeError.
+        """
+        name = self._name("iommu")
+        await self._qmp.execute("getfd", {"fdname": name}, fd=descriptor)
+        try:
+            await self._qmp.execute("object-add", {"qom-type": "iommufd", "id": name, "fd": name})
+        except OciRuntimeError as error:
+            await self._undo((("closefd", {"fdname": name}),))
+            if "invalid object type" in error.message or "iommufd" in error.message:
+                raise Unsupported(f"PCI devices of the host need QEMU 9.0 or later ({error.message})") from error
+            raise
+        return name
+
+    async def plug_vfio(self, descriptor: int, iommu: str, address: str) -> PluggedDevice:
+        """Plug a PCI device of the host.
+
+        descriptor: of its node in /dev/vfio/devices. iommu: what `add_iommu` returned. Raises: Unavailable (no slot, no
+        answer), OciRuntimeError (QEMU's words).
+        """
+        name = self._name("vfio")
+
+        async def make(plug: _Plug) -> None:
+            await self._qmp.execute("getfd", {"fdname": name}, fd=descriptor)
+            plug.undo.append(("closefd", {"fdname": name}))
+            await self._add_device(name, plug.slot, {"driver": "vfio-pci", "fd": name, "iommufd": iommu})
+            plug.undo.clear()  # the device took the descriptor over
+
+        return await self._plug(name, f"PCI device {address} of the host", make)
 
     async def plug_disk(
         self,

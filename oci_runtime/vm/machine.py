@@ -7,6 +7,7 @@ How a machine ends is told by three voices: QMP events (SHUTDOWN, GUEST_PANICKED
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -122,6 +123,15 @@ class Machine:
     ) -> PluggedDevice:
         """See Hotplug.plug_nic."""
         return await self._hotplug.plug_nic(tap_fds, mac, vhost_fds=vhost_fds, mtu=mtu)
+
+    async def add_iommu(self, descriptor: int) -> str:
+        """See Hotplug.add_iommu. The guest's memory is pinned for the devices, so QEMU may lock it all."""
+        resource.prlimit(self.pid, resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        return await self._hotplug.add_iommu(descriptor)
+
+    async def plug_vfio(self, descriptor: int, iommu: str, address: str) -> PluggedDevice:
+        """See Hotplug.plug_vfio."""
+        return await self._hotplug.plug_vfio(descriptor, iommu, address)
 
     async def plug_disk(
         self,

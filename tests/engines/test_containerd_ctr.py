@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from conformance.cri.containerd import BUSYBOX_IMAGE
+from tests.engine import make_rootfs
 from tests.engines.conftest import BIN, RUNC, SHIM, Ctr, wait_until
+from tests.loop_lab import make_image, read_ext4
 
 pytestmark = pytest.mark.engine
 
@@ -26,6 +28,16 @@ def test_run_in_a_kernel_of_its_own(ctr: Ctr) -> None:
     done = ctr.run_rm("uname", "-r")
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode().strip() != platform.release()
+
+
+def test_an_image_file_as_root_is_a_disk_of_the_guest(ctr: Ctr, tmp_path: Path) -> None:
+    make_rootfs(tmp_path / "rootfs")
+    image = tmp_path / "image"
+    make_image(image, size_mib=32, fstype="ext4", content=tmp_path / "rootfs")
+    words = ("--rootfs", str(image), ctr.new_name(), "/bin/sh", "-c", "/bin/stat -f -c %T /; echo kept > /etc/file")
+    done = ctr.engine.try_ctr("run", "--rm", "--runtime", SHIM, *words)
+    assert done.stdout == b"ext2/ext3\n", done.stderr
+    assert read_ext4(image, "/etc/file") == "kept\n"
 
 
 @pytest.mark.parametrize("code", [0, 3, 255])

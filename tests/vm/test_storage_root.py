@@ -170,10 +170,31 @@ def test_a_direct_volume_without_its_disk_is_named(lab: Engine, tmp_path: Path) 
     volume(lab, "remove", "--volume-path", str(tmp_path))
 
 
+def test_a_host_without_space_behind_a_disk_fails_its_writer_and_nobody_else(lab: Engine, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "small", str(small)], check=True)
+    make_image(small / "image", size_mib=32, fstype="ext4")
+    info = {"volume-type": "block", "device": str(small / "image"), "fstype": "ext4"}
+    volume(lab, "add", "--volume-path", str(small), "--mount-info", json.dumps(info))
+    mounts = [{"destination": "/data", "type": "bind", "source": str(small), "options": ["rbind"]}]
+    lab.run("h1", ["sleep", "1000"], **member(more_mounts=mounts))
+    lab.exec("h1", "sh", "-c", "echo kept > /data/first; sync")
+    failed = lab.exec("h1", "dd", "if=/dev/zero", "of=/data/big", "bs=1M", "count=16", "conv=fsync", check=False)
+    assert failed.code != 0 and "Input/output error" in failed.err
+    assert lab.exec("h1", "cat", "/data/first").out == "kept\n"
+    assert lab.exec("pod", "true").code == 0
+    lab.call("delete", "--force", "h1")
+    volume(lab, "remove", "--volume-path", str(small))
+    subprocess.run(["umount", str(small)], check=True)
+
+
 def test_changes_can_go_to_a_scratch_disk_of_the_host(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    settings = f'rootfs_overlay = "disk"\nscratch_size_mib = 16\nscratch_directory = "{scratch}"'
+    settings = (
+        f'rootfs_overlay = "disk"\nscratch_size_mib = 16\nscratch_directory = "{scratch}"\nblock_driver = "virtio-scsi"'
+    )
     for engine in serve(tmp_path / "overlay", settings):
         assert engine.exec("pod", "stat", "-f", "-c", "%T", "/").out != "fuseblk\n"
         engine.exec("pod", "sh", "-c", "echo changed > /etc/new; rm /bin/zcat")
