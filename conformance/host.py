@@ -27,6 +27,8 @@ PR_SET_CHILD_SUBREAPER = 36
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
+_HYBRID_CONTROLLERS = Path("/sys/fs/cgroup/unified/cgroup.controllers")
+
 
 def _check(result: int, what: str) -> None:
     if result != 0:
@@ -157,3 +159,9 @@ def send_signal(pid: int, number: int = signal.SIGKILL) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         pass
+
+
+def mask_unified() -> None:
+    """Hide, on a host with both cgroup versions, that there is a second one: crun 1.8 refuses such hosts."""
+    if _HYBRID_CONTROLLERS.exists():
+        mount("/dev/null", str(_HYBRID_CONTROLLERS), flags=MS_BIND)

@@ -17,7 +17,7 @@ from oci_runtime.cli.delegation import delegate, delegated_runtime, forget
 from oci_runtime.cli.execution import save_process
 from oci_runtime.cli.hooks import bound_hooks, run_creation_hooks, run_tolerantly
 from oci_runtime.cli.host_cgroup import HostCgroup, remove_all
-from oci_runtime.cli.proxies import proxy_mark
+from oci_runtime.cli.proxies import find_container, proxy_mark
 from oci_runtime.cli.undo import UndoStack
 from oci_runtime.config.derive import route_policy, size_limits
 from oci_runtime.config.load import load_config
@@ -174,6 +174,7 @@ class Creation:
         try:
             if "pid" in join:
                 self._pid_owner = self._find_pid_owner(join["pid"])
+            self._refuse_foreign_ipc()
             if self.options.console_socket:
                 size = process.console_size
                 master, self._terminal = open_pty(size.height if size else 0, size.width if size else 0)
@@ -341,6 +342,19 @@ class Creation:
             shown = TREE if fd >= 0 else PROC if kind == "proc" and has_pids else GUEST
             mounts.append(ViewMount(destination, shown, fd))
         enter_view(self.proxy.pid, sources.view_root, mounts)
+
+    def _refuse_foreign_ipc(self) -> None:
+        """Raise Unsupported when the ipc namespace is named by the process of a container in another machine."""
+        path = self.bundle.spec.namespaces.get("ipc") or ""
+        parts = path.split("/")
+        if parts[:2] != ["", "proc"] or parts[3:] != ["ns", "ipc"] or not parts[2].isdigit():
+            return
+        owner = find_container(self.layout, int(parts[2]))
+        if owner and records.load(self.layout, owner).sandbox_id != self.route.sandbox_id:
+            raise Unsupported(
+                f"ipc namespace {path} belongs to container {owner} of another virtual machine, which shares no memory"
+                " with this one: put both into one pod"
+            )
 
     def _find_pid_owner(self, fd: int) -> str:
         """The container of this pod whose proxy lives in the pid namespace behind `fd`. Raises Unsupported."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from oci_runtime.host.processes import ProcessId
     from oci_runtime.state.layout import Layout
 
+_MAX_MARK_BYTES = 8192
+
 
 def proxy_mark(layout: Layout, container_id: str) -> str:
     """Return what the environment of each proxy of a container says."""
@@ -53,3 +55,14 @@ def _has_mark(pid: int, wanted: bytes) -> bool:
             return file.read(len(wanted)) == wanted
     except OSError:
         return False
+
+
+def find_container(layout: Layout, pid: int) -> str:
+    """The container whose proxy a process is, "" for none of this root."""
+    start = f"{PROXY_MARK}={layout.root}:".encode()
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            first = file.read(_MAX_MARK_BYTES).split(b"\0", 1)[0]
+    except OSError:
+        return ""
+    return os.fsdecode(first[len(start) :]) if first.startswith(start) else ""

@@ -105,6 +105,18 @@ def test_namespace_paths_are_checked(engine: FakeEngine, tmp_path: Path) -> None
     assert create("mount", "/proc/self/ns/uts").endswith("it is a uts namespace")
 
 
+def test_shared_memory_of_another_machine_is_refused(engine: FakeEngine) -> None:
+    """`podman run --ipc container:other`: the container would start, and share nothing."""
+    engine.run("other", ["sleep", "1000"])
+    path = f"/proc/{engine.pids['other']}/ns/ipc"
+    spaces = [{"type": "ipc", "path": path}, *({"type": kind} for kind in ("network", "pid", "uts", "mount"))]
+    bundle = engine.bundle("c1", ["true"], linux={"namespaces": spaces})
+    refused = engine.call("create", "-b", str(bundle), "c1", check=False)
+    assert refused.code == 1
+    assert refused.err.startswith(f"vmpod: ipc namespace {path} belongs to container other of another virtual machine")
+    assert not (engine.root / "c1").exists()
+
+
 @pytest.mark.parametrize(
     "namespaces",
     [
