@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -13,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError, Unsupported
+from oci_runtime.errors import HostError, InvalidInput, NotFound, OciRuntimeError, Unsupported
 from oci_runtime.host import syscalls
+from oci_runtime.storage import volumes
 from oci_runtime.storage.share import Share
 from oci_runtime.storage.sources import Sources, open_sources
 from tests.loop_lab import loop_disk
@@ -319,6 +321,26 @@ def test_devices_of_the_spec_are_found_by_number_and_opened_as_the_rules_say(bun
             (_, (description, _descriptor)) = sources.descriptors
             assert (description["device"], description["readonly"]) == (0, readonly)
             sources.close()
+
+
+def test_a_volume_whose_disk_is_neither_device_nor_image_is_refused(bundle: Path) -> None:
+    store = str(bundle / "volumes")
+    info = {"volume-type": "block", "device": str(bundle), "fstype": "ext4"}
+    volumes.add(store, str(bundle / "place"), json.dumps(info))
+    spec = {"root": {"path": "rootfs"}, "mounts": [bind(bundle / "place")]}
+    with pytest.raises(InvalidInput, match=f"volume {bundle}: neither a block device nor an image file"):
+        open_sources(spec, str(bundle), volumes=store)
+    with loop_disk(bundle / "image", fstype="ext4") as disk:
+        info["device"] = disk.path
+        volumes.add(store, str(bundle / "place"), json.dumps(info))
+        in_use = os.open(disk.path, os.O_RDONLY | os.O_EXCL)
+        with pytest.raises(HostError, match=f"volume {disk.path}: .*the host uses it: unmount it there first"):
+            open_sources(spec, str(bundle), volumes=store)
+        os.close(in_use)
+        sources = open_sources(spec, str(bundle), volumes=store)
+        kinds = [(description["kind"], description.get("fstype")) for description, _ in sources.descriptors]
+        assert kinds == [("rootfs", None), ("volume", "ext4")]
+        sources.close()
 
 
 def test_sockets_and_pipes_come_with_a_warning(bundle: Path) -> None:
