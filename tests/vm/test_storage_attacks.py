@@ -1,0 +1,169 @@
+"""A guest that wants more of the host than its specs name, and volumes that fill up or vanish under a running pod."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oci_runtime.host import syscalls
+from oci_runtime.host.mounts import list_mounts
+from tests.engine import Engine, crio, wait_until
+from tests.storage_lab import HOST_PYTHON, bind, private_mounts  # noqa: F401 - a fixture
+
+pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("private_mounts")]
+MEMBER = {"annotations": crio("container", "pod")}
+SLEEP = ["sleep", "100000"]
+ALL = {kind: ["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"] for kind in ("bounding", "effective", "permitted")}
+
+
+def test_links_swapped_while_mounts_are_made_lead_nowhere_on_the_host(shared: Engine, tmp_path: Path) -> None:
+    """One container flips a path in another one's root file system between a directory and links out of it."""
+    rootfs, outside = tmp_path / "rootfs", tmp_path / "outside"
+    subprocess.run(["cp", "-a", str(shared.rootfs), str(rootfs)], check=True)
+    outside.mkdir()
+    (tmp_path / "data").mkdir()
+    swap = f"""if True:
+        import os
+        print("swapping", flush=True)
+        while True:
+            for target in ("{outside}", "../../../../../../..{outside}", "/run/vmpod/share", "/proc/self/root"):
+                os.mkdir("/victim/made")
+                os.rename("/victim/made", "/victim/at")
+                os.symlink(target, "/victim/link")
+                os.rename("/victim/at", "/victim/made")
+                os.rename("/victim/link", "/victim/at")
+                os.unlink("/victim/at")
+                try:
+                    os.rmdir("/victim/made")
+                except OSError:
+                    os.rename("/victim/made", f"/victim/full{{os.urandom(8).hex()}}")
+    """
+    mounts = [*HOST_PYTHON, bind(rootfs, "/victim", "rw")]
+    shared.run("swapper", ["/usr/bin/python3", "-c", swap], more_mounts=mounts, **MEMBER)
+    wait_until(lambda: "swapping" in shared.log("swapper"), "the attack has begun")
+    before = list_mounts("/")
+    for _ in range(6):
+        result = shared.create(
+            "victim", ["true"], check=False, root={"path": str(rootfs)},
+            more_mounts=[bind(tmp_path / "data", "/at/deep/er"), bind(tmp_path / "data", "/at/file")], **MEMBER,
+        )  # fmt: skip
+        assert result.code in (0, 1)
+        shared.call("delete", "--force", "victim")
+        assert os.listdir(outside) == [] and os.listdir(tmp_path / "data") == []
+        assert list_mounts("/") == before
+    shared.log_path("victim").unlink()
+    shared.call("delete", "--force", "swapper")
+
+
+def test_root_of_the_guest_finds_nothing_but_its_own_pod_in_the_share(shared: Engine, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret of the host")
+    (tmp_path / "volume").mkdir()
+    script = f"""
+        mkdir /mnt; mount -t virtiofs vmpod-share /mnt || exit 1
+        ls /mnt | grep -v '^pod[.]\\|^root[.]\\|^volume[.]'
+        cat /mnt{tmp_path}/secret /mnt/..{tmp_path}/secret /mnt/volume*/data/..{tmp_path}/secret 2>/dev/null
+        cd /mnt/volume*/data || exit 2
+        ln -s {tmp_path}/secret link; ls; cat link 2>/dev/null
+        mkdir /mnt/x 2>/dev/null && echo made
+        mv /mnt/volume* /mnt/moved 2>/dev/null && echo moved
+        true
+    """
+    process = {"capabilities": ALL}
+    shared.run("root", ["sh", "-c", script], process=process, more_mounts=[bind(tmp_path / "volume", "/v")], **MEMBER)
+    assert shared.exit_code("root") == 0, shared.log("root")
+    assert shared.log("root") == "link\n"
+    shared.call("delete", "root")
+
+
+def test_a_full_disk_is_the_writers_error_and_nothing_synced_is_lost(shared: Engine, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    syscalls.mount("disk", str(disk), "tmpfs", 0, "size=2m,nr_inodes=50")
+    script = """if True:
+        import errno, os
+        kept = os.open("/disk/kept", os.O_CREAT | os.O_WRONLY)
+        os.write(kept, b"k" * 500000)
+        os.fsync(kept)
+        big = os.open("/disk/big", os.O_CREAT | os.O_WRONLY)
+        try:
+            while True:
+                os.write(big, bytes(100000))
+        except OSError as error:
+            print(errno.errorcode[error.errno])
+        os.unlink("/disk/big")
+        os.close(big)
+        try:
+            for number in range(100):
+                open(f"/disk/inode{number}", "w").close()
+        except OSError as error:
+            print(errno.errorcode[error.errno])
+        for number in range(10):
+            os.unlink(f"/disk/inode{number}")
+        with open("/disk/again", "wb") as file:
+            file.write(b"a" * 500000)
+        print("goes on")
+    """
+    arguments = ["/usr/bin/python3", "-c", script]
+    shared.run("full", arguments, more_mounts=[*HOST_PYTHON, bind(disk, "/disk")], **MEMBER)
+    assert shared.exit_code("full") == 0, shared.log("full")
+    assert shared.log("full") == "ENOSPC\nENOSPC\ngoes on\n"
+    assert (disk / "kept").read_bytes() == b"k" * 500000 and (disk / "again").stat().st_size == 500000
+    shared.call("delete", "full")
+    syscalls.umount(str(disk), syscalls.MNT_DETACH)
+
+
+def test_a_volume_that_vanishes_is_an_error_of_its_users_alone(shared: Engine, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    (volume / "sub").mkdir(parents=True)
+    (volume / "sub" / "file").write_text("content")
+    shared.run("bereft", SLEEP, more_mounts=[bind(volume, "/data")], **MEMBER)
+    assert shared.exec("bereft", "cat", "/data/sub/file").out == "content"
+    shutil.rmtree(volume)
+
+    def gone() -> bool:
+        return "No such file or directory" in shared.exec("bereft", "cat", "/data/sub/file", check=False).err
+
+    wait_until(gone, "the guest notices", 20)
+    assert "No such file" in shared.exec("bereft", "touch", "/data/new", check=False).err
+    assert shared.exec("bereft", "touch", "/tmp/other").code == 0
+    assert shared.exec("pod", "true").code == 0
+    shared.call("delete", "--force", "bereft")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ('shared_fs = "virtio-9p"', "storage.shared_fs = 'virtio-9p': QEMU's 9p server would have to be root"),
+        ('shared_fs = "none"', "storage.shared_fs = 'none': files of the host such as /etc/hosts need a share"),
+        ('virtio_fs_extra_args = ["--announce-submounts"]', "submounts cannot be announced"),
+        ('virtio_fs_extra_args = ["-o", "sandbox=chroot"]', "'-o sandbox=chroot' is not one of"),
+    ],
+)
+def test_shares_that_cannot_be_are_refused_with_the_reason(engine: Engine, settings: str, message: str) -> None:
+    engine.config = engine.directory / "config.toml"
+    engine.config.write_text(f"[storage]\n{settings}\n")
+    result = engine.create("none", ["true"], check=False)
+    assert result.code == 1 and message in result.err
+
+
+@pytest.mark.parametrize("cache", ["always", "never"])
+def test_other_cache_policies_and_a_thread_pool_work(engine: Engine, tmp_path: Path, cache: str) -> None:
+    engine.config = engine.directory / "config.toml"
+    arguments = '["--thread-pool-size=2", "-o", "no_readdirplus"]'
+    engine.config.write_text(f'[storage]\nvirtio_fs_cache = "{cache}"\nvirtio_fs_extra_args = {arguments}\n')
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "file").write_text("content\n")
+    volume: dict[str, Any] = {"more_mounts": [bind(data, "/data")]}
+    engine.run("c", ["sh", "-c", "cat /data/file; echo back > /data/answer; ls /data; sleep 1000"], **volume)
+    wait_until(lambda: engine.log("c") == "content\nanswer\nfile\n", "its output", 20)
+    command = Path(f"/proc/{engine.sandbox_record()['virtiofsd']['pid']}/cmdline").read_bytes().split(b"\0")
+    assert b"--thread-pool-size=2" in command and b"no_readdirplus" in command
+    if cache == "never":
+        (data / "late").touch()
+        assert engine.exec("c", "ls", "/data").out == "answer\nfile\nlate\n", "seen at once"
