@@ -29,6 +29,8 @@ NODES = "/dev/vmpod"
 _DEVICE_S = 20.0
 _MAX_DISKS = 256
 _ANY = (None, -1)
+# Same numbers, same meaning in every kernel: memory devices, terminals and the like; loop devices.
+_COMMON_MAJORS = {"char": frozenset((1, 4, 5, 10, *range(136, 144))), "block": frozenset((7,))}
 _DEVICE_LISTS = (
     "weightDevice",
     "throttleReadBpsDevice",
@@ -95,6 +97,7 @@ def _take_devices(spec: Spec, linux: Spec, numbers: Numbers, directory: str) -> 
     for index, device in enumerate(linux.get("devices") or ()):
         number = numbers.get(_number(device)) if device.get("type") == "b" else None
         if number is None:
+            _check_is_free(device)
             kept.append(device)
             continue
         uid = _mapped(device.get("uid") or 0, linux.get("uidMappings"))
@@ -107,6 +110,17 @@ def _take_devices(spec: Spec, linux: Spec, numbers: Numbers, directory: str) -> 
         linux["devices"] = kept
         spec["mounts"] = [*(spec.get("mounts") or ()), *binds]
     return nodes
+
+
+def _check_is_free(device: Spec) -> None:
+    """Refuse a number that stands for a device of the guest's own, such as another container's disk."""
+    kind = {"b": "block", "c": "char", "u": "char"}.get(device.get("type", ""), "")
+    major, minor = _number(device)
+    if kind and major not in _COMMON_MAJORS[kind] and os.path.exists(f"/sys/dev/{kind}/{major}:{minor}"):
+        raise InvalidInput(
+            f"device {device.get('path')}: number {major}:{minor} is that of a device of the guest, which the container"
+            " was not given (leave it out)"
+        )
 
 
 def _number(entry: Spec) -> Number:

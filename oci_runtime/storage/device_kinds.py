@@ -24,7 +24,7 @@ _MAJORS = frozenset((1, 4, 5, 136, 137, 138, 139, 140, 141, 142, 143))
 _MISC = {183: "hwrng", 200: "net/tun", 223: "uinput", 229: "fuse", 234: "btrfs-control", 235: "autofs"}
 _MISC |= {236: "mapper/control", 237: "loop-control"}
 _LOOP_MAJOR = 7
-_KVM = (10, 232)
+KVM = (10, 232)
 
 
 def is_privileged(rules: Iterable[Mapping[str, Any]]) -> bool:
@@ -58,7 +58,7 @@ def kind_of_device(device: Mapping[str, Any], *, privileged: bool, host_name: st
 def refusal(what: str, device: Mapping[str, Any]) -> str:
     """Why a character device cannot be had, and what to do."""
     number = device.get("major"), device.get("minor")
-    if number == _KVM:
+    if number == KVM:
         return f"{what}: a virtual machine has no /dev/kvm to give (leave it out, or run this pod without a VM)"
     return (
         f"{what}: character device {number[0]}:{number[1]} of the host cannot be given to a virtual machine"

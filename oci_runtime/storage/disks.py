@@ -11,7 +11,7 @@ import stat
 
 from oci_runtime.errors import HostError, InvalidInput, NotFound, Unsupported
 from oci_runtime.storage import superblock
-from oci_runtime.storage.device_kinds import DISK, DROP, REFUSE, is_privileged, kind_of_device, may_write, refusal
+from oci_runtime.storage.device_kinds import DISK, DROP, KVM, REFUSE, is_privileged, kind_of_device, may_write, refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,11 +122,11 @@ def open_devices(sources: Sources, spec: Mapping[str, Any]) -> None:
         number = int(device.get("major", -1)), int(device.get("minor", -1))
         host_name = _host_name(*number) if device.get("type") == "b" else ""
         kind = kind_of_device(device, privileged=privileged, host_name=host_name)
-        if kind == REFUSE and not _open_vfio(sources, index, what, device):
+        if kind == REFUSE and not _open_vfio(sources, index, what, device) and not _is_bare(device):
             raise Unsupported(refusal(what, device))
         if kind == DROP:
             sources.guest_mounts.append({"kind": "no-device", "index": index})
-        if kind == DISK:
+        if kind == DISK and not _is_bare(device):
             sources.require_room(what)
             path = _find_node(what, number, host_name, str(device.get("path")))
             descriptor, readonly = open_disk(path, what, readonly=not may_write(rules, *number))
@@ -146,6 +146,18 @@ def _open_vfio(sources: Sources, index: int, what: str, device: Mapping[str, Any
     if group:
         vfio.open_group(sources, index, what, group)
     return bool(group)
+
+
+def _is_bare(device: Mapping[str, Any]) -> bool:
+    """Whether the host has nothing of a device's number: the container gets a node and no more, as under runc.
+
+    The guest's agent refuses numbers behind which the guest has a device of its own.
+    """
+    number = device.get("major"), device.get("minor")
+    table = f"/sys/dev/{'block' if device.get('type') == 'b' else 'char'}"
+    if number == KVM or str(device.get("path")).startswith("/dev/vfio/"):
+        return False
+    return os.path.isdir(table) and not os.path.exists(f"{table}/{number[0]}:{number[1]}")
 
 
 def _host_name(major: int, minor: int) -> str:

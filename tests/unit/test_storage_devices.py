@@ -49,6 +49,16 @@ def test_what_becomes_of_a_device(entry: dict[str, Any], kind: str, in_privilege
     assert kind_of_device(entry, privileged=True, host_name=host_name) == in_privileged
 
 
+def test_a_node_for_a_device_of_the_guests_own_is_refused() -> None:
+    numbers = (tuple(map(int, path.name.split(":"))) for path in Path("/sys/dev/char").iterdir())
+    major, minor = next(number for number in numbers if number[0] not in (1, 4, 5, 10, *range(136, 144)))
+    spec = {"linux": {"devices": [device("c", major, minor)]}}
+    with pytest.raises(InvalidInput, match=f"{major}:{minor} is that of a device of the guest"):
+        plan_disks(spec, {}, "/dev/vmpod/c", [])
+    free = {"linux": {"devices": [device("b", 8, 666), device("c", 1, 3), device("p", 0, 0)]}}
+    assert plan_disks(free, {}, "/dev/vmpod/c", []) == []
+
+
 @pytest.mark.parametrize(
     ("rules", "privileged"),
     [
