@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -252,3 +253,18 @@ def test_loading_without_a_file_imports_little(tmp_path: Path) -> None:
         cwd=ROOT, capture_output=True, text=True, check=True, timeout=60, env={"PATH": "/usr/bin"},
     )  # fmt: skip
     assert result.stdout == "[]\n"
+
+
+def test_every_setting_is_read_by_something() -> None:
+    """A setting without effect looks like one that works."""
+    tables = {"config/settings.py", "config/model.py", "annotations/settings.py"}
+    package = ROOT / "oci_runtime"
+    texts = [path.read_text() for path in package.rglob("*.py") if str(path.relative_to(package)) not in tables]
+    # valid_*: named as guards of the paths that they allow.
+    guards = {setting.guard for setting in SETTINGS}
+    unread = {
+        setting.name
+        for setting in SETTINGS
+        if setting.key not in guards and not any(re.search(rf"\.{setting.key}\b", text) for text in texts)
+    }
+    assert unread == {"storage.msize_9p"}, "which says so"
