@@ -205,7 +205,7 @@ def test_state_directory_of_an_earlier_boot(engine: Engine) -> None:
 
 
 def test_a_hung_guest_does_not_hang_state_and_delete_ends_it(engine: Engine) -> None:
-    with_config(engine, "[runtime]\nkill_timeout_s = 1")
+    with_config(engine, "[runtime]\nkill_timeout_s = 1\n[vm]\nstop_timeout_s = 0")
     engine.run("s", SLEEP)
     os.kill(engine.sandbox_record()["qemu"]["pid"], signal.SIGSTOP)
     assert json.loads(engine.call("state", "s", deadline_s=10).out)["status"] == "running"
