@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError, Unsupported
+from oci_runtime.errors import AlreadyExists, InvalidInput, NotFound, OciRuntimeError, Unsupported
 from oci_runtime.log import get_logger
 from oci_runtime.netlink import wire
 from oci_runtime.netlink.objects import Address, Route
@@ -300,6 +300,10 @@ class PodNetwork:
             raise InvalidInput(f"interface {device} is down in the pod's network namespace; set it up there first")
         if self._settings.model == "none":
             raise Unsupported('network.model is "none": this pod has no interfaces')
+        taken = {other.name for other in snapshot.links}
+        taken |= {other["name"] for name, other in self._wishes.items() if name != device}
+        if wish["name"] != device and wish["name"] in taken:
+            raise AlreadyExists(f"interface {wish['name']} exists already, {device} cannot have its name")
         was_excluded = device in self._excluded
         before = self._wishes.get(device)
         self._excluded.discard(device)
@@ -309,7 +313,7 @@ class PodNetwork:
         except BaseException:
             if was_excluded:
                 self._excluded.add(device)
-            self._wishes.pop(device)
+            self._wishes.pop(device, None)
             if before is not None:
                 self._wishes[device] = before
             self._changed.set()
@@ -317,6 +321,7 @@ class PodNetwork:
 
     async def _delete_interface(self, name: str) -> None:
         devices = {wish["name"]: device for device, wish in self._wishes.items()}
+        devices |= {nic.plan.name: nic.plan.name for nic in self._require_pod().nics.values()}
         if name not in {interface.name for interface in self._guest.interfaces}:
             raise NotFound(f"interface {name!r} does not exist in the guest")
         device = devices.get(name, name)
@@ -415,6 +420,7 @@ def apply_wishes(guest: GuestNetwork, wishes: Mapping[str, Mapping[str, Any]]) -
     """The guest with what `add-iface` asked to be different; a renamed device is renamed wherever it is named."""
     if not wishes:
         return guest
+    wishes = _yield_names(guest, wishes)
     names = {device: wish["name"] for device, wish in wishes.items()}
     readdressed = {wish["name"]: wish["addresses"] for wish in wishes.values() if "addresses" in wish}
     routes = [_rename_route(route, names) for route in guest.routes]
@@ -433,6 +439,17 @@ def apply_wishes(guest: GuestNetwork, wishes: Mapping[str, Mapping[str, Any]]) -
         ),
         sysctls=tuple((_rename_sysctl(name, names), value) for name, value in guest.sysctls),
     )
+
+
+def _yield_names(guest: GuestNetwork, wishes: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The wishes without names that an interface of the namespace has by now: it came later, and keeps its own."""
+    taken = {interface.name for interface in guest.interfaces}
+    yielded = dict(wishes)
+    for device, wish in wishes.items():
+        if wish["name"] != device and wish["name"] in taken:
+            moved = {"addresses": tuple(entry.replace(device=device) for entry in wish.get("addresses", ()))}
+            yielded[device] = {**wish, "name": device, **(moved if "addresses" in wish else {})}
+    return yielded
 
 
 def _apply_wish(interface: GuestInterface, wish: Mapping[str, Any] | None) -> GuestInterface:

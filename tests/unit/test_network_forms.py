@@ -150,6 +150,17 @@ def test_a_renamed_device_is_renamed_everywhere() -> None:
     assert apply_wishes(guest, {}) is guest
 
 
+def test_a_wished_name_yields_to_an_interface_that_comes_later() -> None:
+    wish = forms.parse_interface(
+        {"device": "eth1", "name": "data", "mtu": 1400, "addresses": [{"address": "10.5.0.2/16"}]}
+    )
+    guest = GuestNetwork(interfaces=(interface(), interface("data")), routes=(Route(family="inet", device="eth1"),))
+    changed = apply_wishes(guest, {"eth1": wish})
+    assert [(entry.name, entry.mtu) for entry in changed.interfaces] == [("eth1", 1400), ("data", 1500)]
+    assert [entry.device for entry in changed.interfaces[0].addresses] == ["eth1"]
+    assert {route.device for route in changed.routes} == {"eth1"}
+
+
 def test_new_addresses_bring_the_routes_to_their_networks() -> None:
     old = Route(family="inet", destination="10.0.0.0/24", device="eth1", protocol="kernel", scope="link")
     guest = GuestNetwork(interfaces=(interface(),), routes=(old, old.replace(device="eth0")))

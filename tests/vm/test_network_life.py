@@ -114,14 +114,21 @@ def test_docker_makes_the_network_in_a_hook_and_connects_another_later(tmp_path:
 
 
 def test_a_network_that_arrives_after_start(tmp_path: Path, host: Netns) -> None:
-    with Netns() as pod, running(tmp_path / "lab") as engine:
+    with Netns(duplicate_detection=True) as pod, running(tmp_path / "lab") as engine:
         pod.run("ip link set lo up")
         engine.start_pod("late", pod)
         assert "eth0" not in engine.exec("late", "ip", "link").out
         connect(host, pod)
+        host.run("ip addr add fd05::1/64 dev heth0")
+        # Duplicate address detection takes a minute here, and the guest does not wait for it.
+        pod.start(["sh", "-c", "echo 60 > /proc/sys/net/ipv6/conf/eth0/dad_transmits"])
+        pod.run("ip addr add fd05::2/64 dev eth0")
         pod.run("ip route add default via 10.5.0.1")
         wait_until(lambda: answers(host), "the network")
         wait_until(lambda: "default via" in engine.exec("late", "ip", "route").out, "the default route")
+        wait_until(lambda: answers(host, "busybox ping -c 2 -i 0.2 fd05::2"), "the network's IPv6")
+        assert "tentative" not in engine.exec("late", "ip", "addr").out
+        assert "tentative" in pod.run("ip -6 addr show dev eth0")
 
 
 @pytest.mark.parametrize(
@@ -142,12 +149,10 @@ def test_other_settings(tmp_path: Path, host: Netns, pod: Netns, settings: dict[
     assert not differences(before, pod.picture())
 
 
-@pytest.mark.parametrize("by", ["configuration", "annotation"])
-def test_no_network_at_all(tmp_path: Path, host: Netns, pod: Netns, by: str) -> None:
+def test_no_network_at_all_by_an_allowed_annotation(tmp_path: Path, host: Netns, pod: Netns) -> None:
     before = pod.picture()
-    settings = {"model": "none"} if by == "configuration" else {"allowed": "network[.]model"}
-    annotations = crio("sandbox", "pod") | ({"io.vmpod.config.network.model": "none"} if by == "annotation" else {})
-    with running(tmp_path / "lab", **settings) as engine:
+    annotations = crio("sandbox", "pod") | {"io.vmpod.config.network.model": "none"}
+    with running(tmp_path / "lab", allowed="network[.]model") as engine:
         engine.start_pod("pod", pod, annotations=annotations)
         assert "eth0" not in engine.exec("pod", "ip", "link").out
         assert answers(host)  # the namespace's own kernel
@@ -201,22 +206,19 @@ def name_server(host: Netns) -> Iterator[None]:
 # What becomes of it
 
 
-@pytest.mark.parametrize("victim", ["pid", "qemu"])
-def test_a_violent_end_leaves_the_namespace_as_it_was(tmp_path: Path, host: Netns, pod: Netns, victim: str) -> None:
+def test_a_violent_end_leaves_the_namespace_as_it_was(tmp_path: Path, host: Netns, pod: Netns) -> None:
     before = pod.picture()
     with running(tmp_path / "lab") as engine:
-        engine.start_pod("pod", pod)
-        assert answers(host)
-        record = engine.sandbox_record()
-        os.kill(record["pid"] if victim == "pid" else record["qemu"]["pid"], signal.SIGKILL)
-        engine.exit_code("pod")
-        engine.call("delete", "--force", "pod")
-        assert not differences(before, pod.picture())
-        assert answers(host)  # the namespace's own kernel
         # The same namespace serves the next pod, as after a kubelet's restart of a container.
-        engine.start_pod("next", pod)
-        assert answers(host)
-    assert not differences(before, pod.picture())
+        for victim in ("sandbox", "qemu"):
+            engine.start_pod(victim, pod)
+            assert answers(host)
+            record = engine.sandbox_record()
+            os.kill(record["pid"] if victim == "sandbox" else record["qemu"]["pid"], signal.SIGKILL)
+            engine.exit_code(victim)
+            engine.call("delete", "--force", victim)
+            assert not differences(before, pod.picture())
+            assert answers(host)  # the namespace's own kernel
 
 
 def test_a_namespace_serves_one_pod_at_a_time(tmp_path: Path, host: Netns, pod: Netns) -> None:

@@ -334,6 +334,8 @@ def test_by_hand(site: Site) -> None:
     wait_until(lambda: "10.74.0.0/16" in str(site.routes("a")), "a later change of the namespace")
     assert "hand0" not in site.interfaces("a")
     assert "hand0" in [entry["name"] for entry in network("add-iface", "a", value={"device": "hand0"})]
+    refused = network("add-iface", "a", value={"device": "hand0", "name": "eth0"}, check=False)
+    assert "interface eth0 exists already, hand0 cannot have its name" in refused
     site.a.run("ip route del 10.74.0.0/16")
     site.a.run("ip link del hand0")
     wait_until(lambda: "hand0" not in site.interfaces("a"), "the interface gone")
