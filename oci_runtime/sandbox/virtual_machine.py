@@ -13,6 +13,7 @@ import json
 import os
 import time
 from collections.abc import Awaitable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -40,6 +41,21 @@ _T = TypeVar("_T")
 
 _GUEST_SHUTDOWN_S = 3.0
 _CLOSE_S = 10.0
+
+
+@dataclass
+class _Sources:
+    """What a container has of the host, as (description, descriptor) pairs by what becomes of them.
+
+    rootfs, paths: places in the guest of what is in the share, by index of the spec's mount. devices: disks that it
+    sees as such. mounted: disks whose file systems it has. functions: PCI devices.
+    """
+
+    rootfs: str = ""
+    paths: dict[int, str] = field(default_factory=dict)
+    devices: list[tuple[dict[str, Any], int]] = field(default_factory=list)
+    mounted: list[tuple[dict[str, Any], int]] = field(default_factory=list)
+    functions: list[tuple[dict[str, Any], int]] = field(default_factory=list)
 
 
 class VirtualMachine:
@@ -185,57 +201,23 @@ class VirtualMachine:
     ) -> tuple[str, ...]:
         """Attach the container's sources to share and machine, and create it in the guest; undo on the stack."""
         begin_ns = time.monotonic_ns()
-        tree = self.launched.share
-        undo.callback(tree.detach_container, container.id)
+        undo.callback(self.launched.share.detach_container, container.id)
         undo.push_async_callback(self._disks.detach, container.id)
         undo.push_async_callback(self._forget_watched, container.id)
         undo.push_async_callback(self._overlays.remove, container.id)
-        paths: dict[int, str] = {}
-        rootfs = ""
-        disks: list[tuple[dict[str, Any], int]] = []
-        mounted: list[tuple[dict[str, Any], int]] = []
-        functions: list[tuple[dict[str, Any], int]] = []
-        for description, fd in request.descriptors:
-            kind = description.get("kind")
-            if kind == "rootfs":
-                rootfs = tree.attach(fd, container.id, "rootfs")
-            elif kind == "mount":
-                index = int(description["index"])
-                if description.get("watch"):
-                    what = f"mounts[{index}] of {container.id}"
-                    paths[index] = await self._watched.open(container.id, fd, str(description.get("pool", "")), what)
-                    if paths[index]:
-                        continue
-                paths[index] = tree.attach(
-                    fd,
-                    container.id,
-                    f"m{index}",
-                    readonly=str(description.get("readonly", "")),
-                    propagation=str(description.get("propagation", "private")),
-                    pool=str(description.get("pool", "")),
-                )
-            elif kind == "netns":
-                self._attach_network(fd, request)
-            elif kind == "disk":
-                disks.append((description, fd))
-            elif kind in ("root-disk", "volume"):
-                mounted.append((description, fd))
-            elif kind in ("iommu", "vfio"):
-                functions.append((description, fd))
-            else:
-                raise InvalidInput(f"descriptor of unknown kind {kind!r}")
-        if functions:
+        sources = await self._attach_sources(request)
+        if sources.functions:
             machine = await self.machine()
             undo.push_async_callback(self._vfio.detach, machine, container.id)
-            await self._vfio.attach(machine, container.id, functions)
-        table = await self._disks.attach(container.id, disks)
+            await self._vfio.attach(machine, container.id, sources.functions)
+        table = await self._disks.attach(container.id, sources.devices)
         self.timeline.add(f"sources of {container.id[:12]}", begin_ns)
         client = await self._agent_and_network(request)
         await self._mount_guest_storages(client, request)
         await self._watched.mount(client, container.id)
-        rootfs = await self._mount_disks(request, rootfs, paths, mounted)
-        spec = rewrite_spec(request.spec, rootfs, paths, request.guest_mounts)
-        spec = rewrite_devices(spec, [description for description, _ in disks], request.guest_mounts)
+        rootfs = await self._mount_disks(request, sources)
+        spec = rewrite_spec(request.spec, rootfs, sources.paths, request.guest_mounts)
+        spec = rewrite_devices(spec, [description for description, _ in sources.devices], request.guest_mounts)
         begin_ns = time.monotonic_ns()
         in_pod = container.id == owner_id
         response = await client.create_container(
@@ -252,18 +234,51 @@ class VirtualMachine:
         container.init.guest_pid = response.pid
         return tuple(response.warnings)
 
-    async def _mount_disks(
-        self, request: CreateRequest, rootfs: str, paths: dict[int, str], mounted: list[tuple[dict[str, Any], int]]
-    ) -> str:
-        """Mount the root file system and the volumes that are disks; return the root's path in the guest.
+    async def _attach_sources(self, request: CreateRequest) -> _Sources:
+        """Put into the share what is shared, and sort the rest."""
+        sources = _Sources()
+        for description, fd in request.descriptors:
+            kind = description.get("kind")
+            if kind == "rootfs":
+                sources.rootfs = self.launched.share.attach(fd, request.container_id, "rootfs")
+            elif kind == "mount":
+                index = int(description["index"])
+                sources.paths[index] = await self._attach_mount(request.container_id, index, description, fd)
+            elif kind == "netns":
+                self._attach_network(fd, request)
+            elif kind == "disk":
+                sources.devices.append((description, fd))
+            elif kind in ("root-disk", "volume"):
+                sources.mounted.append((description, fd))
+            elif kind in ("iommu", "vfio"):
+                sources.functions.append((description, fd))
+            else:
+                raise InvalidInput(f"descriptor of unknown kind {kind!r}")
+        return sources
 
-        paths: those of the volumes are added.
-        """
-        readonly_disk = False
-        for description, fd in mounted:
+    async def _attach_mount(self, container_id: str, index: int, description: dict[str, Any], fd: int) -> str:
+        """Put a bind's source into the share, or have it copied where it is watched; return its path in the guest."""
+        pool = str(description.get("pool", ""))
+        if description.get("watch"):
+            path = await self._watched.open(container_id, fd, pool, f"mounts[{index}] of {container_id}")
+            if path:
+                return path
+        return self.launched.share.attach(
+            fd,
+            container_id,
+            f"m{index}",
+            readonly=str(description.get("readonly", "")),
+            propagation=str(description.get("propagation", "private")),
+            pool=pool,
+        )
+
+    async def _mount_disks(self, request: CreateRequest, sources: _Sources) -> str:
+        """Mount the root file system and the volumes that are disks; return the root's path in the guest."""
+        rootfs, readonly_disk = sources.rootfs, False
+        for description, fd in sources.mounted:
             path = await self._disks.mount(request.container_id, description, fd)
             if description["kind"] == "volume":
-                paths[int(description["mount"])] = path
+                sources.paths[int(description["mount"])] = path
             else:
                 rootfs, readonly_disk = path, bool(description["readonly"])
         if not rootfs:
