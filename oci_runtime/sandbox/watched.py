@@ -60,12 +60,18 @@ class WatchedTrees:
             raise UnfitTree("something is mounted inside")
         if self._watch is None:
             self._watch = TreeWatch()
-            asyncio.get_running_loop().add_reader(self._watch.fileno(), self._changed.set)
+            asyncio.get_running_loop().add_reader(self._watch.fileno(), self._note_change)
         entries = await _read(self._watch, directory_fd)
         self._changed.set()  # the reading may have taken events of other trees
         copy = _Copy(os.dup(directory_fd), f"{_ROOT}/{next(self._numbers)}", entries)
         self._copies[pool] = copy
         return copy
+
+    def _note_change(self) -> None:
+        """Take the events at once: until then the loop would call again and again, however long the guest takes."""
+        if self._watch is not None:
+            self._watch.drain()
+        self._changed.set()
 
     async def mount(self, client: AgentClient, container_id: str) -> None:
         """Bring a container's copies into the guest, and begin to follow the host."""
@@ -116,14 +122,14 @@ class WatchedTrees:
             async with self._lock:
                 assert self._watch is not None, "made before the first copy"
                 self._watch.drain()
-                self._watch.took_events = False
+                before = self._watch.changes
                 for copy in self._copies.values():
                     try:
                         await self._update(client, copy)
                     except OciRuntimeError as error:
                         log.warning("the copy in the guest stays as it was", target=copy.target, reason=str(error))
                 # Reading one tree takes the events of all: another one may have changed after its turn.
-                if self._watch.took_events:
+                if self._watch.changes != before:
                     self._changed.set()
 
     async def _update(self, client: AgentClient, copy: _Copy) -> None:

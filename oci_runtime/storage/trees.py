@@ -52,13 +52,13 @@ class TreeEntry:
 class TreeWatch:
     """One inotify instance for all trees of a pod: the kernel allows few of them.
 
-    `fileno` is readable after a change. took_events: set whenever events were taken, for the caller to reset.
+    `fileno` is readable after a change, until `drain`. changes: grows whenever events are taken, by whomever.
     """
 
     def __init__(self) -> None:
         """Raises: HostError (no inotify instance is left)."""
         self._inotify = syscalls.inotify_init()
-        self.took_events = False
+        self.changes = 0
 
     def fileno(self) -> int:
         """The inotify descriptor."""
@@ -76,6 +76,7 @@ class TreeWatch:
         """
         for _ in range(_ATTEMPTS):
             self.drain()
+            before = self.changes
             reader = _Reader(self._inotify)
             try:
                 with _opened(f"/proc/self/fd/{directory_fd}", os.O_DIRECTORY, follow=True) as directory:
@@ -84,17 +85,16 @@ class TreeWatch:
                 continue
             except OSError as error:
                 raise HostError.from_oserror(error, "read tree", str(error.filename or "")) from error
-            if not self.drain():
+            self.drain()
+            if self.changes == before:
                 return tuple(reader.entries)
         raise UnfitTree("it changes all the time")
 
-    def drain(self) -> bool:
-        """Take the events that have come; whether there were any."""
+    def drain(self) -> None:
+        """Take the events that have come. Callable from any thread; never blocks."""
         with contextlib.suppress(BlockingIOError):
             os.read(self._inotify, _EVENT_BYTES)
-            self.took_events = True
-            return True
-        return False
+            self.changes += 1
 
 
 class _Reader:
