@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 from functools import partial
 
@@ -21,8 +20,8 @@ _HOST_REQUESTS = {
     "host-cgroup": (("--network=none", "--cgroupns=host"), "host.*cgroup", "--cgroupns host"),
     "host-uts": (("--network=none", "--uts=host"), "host.*uts", "--uts host"),
 }
-# A number that the kernel keeps for local use: no driver of any host has it, and no other machine would know it.
-_STRANGE = (240, 77)
+# A device of the host's own processor, in every ordinary kernel.
+_HOST_DEVICE = "/dev/cpu_dma_latency"
 
 
 def add_refusals(suite: Suite, clause: str, run: Run) -> None:
@@ -32,7 +31,7 @@ def add_refusals(suite: Suite, clause: str, run: Run) -> None:
         suite.add(name, clause, f"{title} works, or one line says why not", check)
     suite.add("device", clause, "--device of a device that is the same everywhere works", partial(_device, run))
     title = "--device of a device that only the host has works, or one line says why not"
-    suite.add("device-strange", clause, title, partial(_strange_device, run))
+    suite.add("device-host", clause, title, partial(_host_device, run))
 
 
 def expect_one_line(case: Case, done: Outcome, words: str) -> None:
@@ -52,12 +51,11 @@ def _device(run: Run, case: Case) -> None:
     case.equal(done.out.strip(), "4", f"bytes from the device ({done.err})")
 
 
-def _strange_device(run: Run, case: Case) -> None:
-    node = case.directory("device") / "strange"
-    os.mknod(node, 0o600 | stat.S_IFCHR, os.makedev(*_STRANGE))
-    flags = ("--network=none", "--device", f"{node}:/dev/strange")
-    done = run(case, "stat", "-c", "%t:%T", "/dev/strange", flags=flags)
-    _expect_or_refusal(case, done, f"{_STRANGE[0]:x}:{_STRANGE[1]:x}\n", "device")
+def _host_device(run: Run, case: Case) -> None:
+    number = os.stat(_HOST_DEVICE).st_rdev
+    flags = ("--network=none", "--device", f"{_HOST_DEVICE}:/dev/given")
+    done = run(case, "stat", "-c", "%t:%T", "/dev/given", flags=flags)
+    _expect_or_refusal(case, done, f"{os.major(number):x}:{os.minor(number):x}\n", "device")
 
 
 def _expect_or_refusal(case: Case, done: Outcome, output: str, words: str) -> None:

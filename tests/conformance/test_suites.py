@@ -48,7 +48,7 @@ QUICK = {
         "docker.connect",
         "docker.checkpoint",
         "docker.host-network",
-        "docker.device-strange",
+        "docker.device-host",
     ],
 }
 
