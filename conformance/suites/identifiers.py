@@ -51,6 +51,8 @@ def _bad(text: str, case: Case) -> None:
     container.config["linux"].pop("cgroupsPath")
     container.id = text
     outcome = container.try_create()
+    if outcome.ok:
+        container.cleanup()  # under the id that should have been refused
     if text:
         container.id = "placeholder"
     case.refused(outcome)
