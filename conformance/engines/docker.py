@@ -234,7 +234,6 @@ def stop(case: Case) -> None:
     case.contains(box.do("logs").out, "got-term", "log")
     case.succeeded(box.do("start"))
     case.equal(box.inspect("{{.State.Status}}"), "running", "status after start")
-    case.succeeded(box.do("rm", flags=("--force",)))
 
 
 @suite.check("restart-policy", DOCKER, "--restart on-failure:2 runs a failing container three times")
