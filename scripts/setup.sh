@@ -126,7 +126,7 @@ log=$(mktemp)
 trap 'services_again; rm -f "$log"' EXIT
 trap 'exit 130' INT TERM
 # One set-up at a time on a machine: apt and the environment are shared.
-if [ -w /run/lock ] && command -v flock >/dev/null; then
+if [ "$(id -u)" = 0 ] && [ -w /run/lock ] && command -v flock >/dev/null; then
     exec 9>/run/lock/vmpod-setup
     flock 9
 fi

@@ -53,7 +53,8 @@ def read_input(word: str, what: str) -> str:
         with open(word, encoding="utf-8") as file:
             return file.read(_MAX_INPUT_BYTES)
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{what} {word}: {getattr(error, 'strerror', None) or error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidInput(f"{what}: {word!r} is no JSON, and no file that can be read: {reason}") from error
 
 
 def parse_arguments(words: list[str]) -> dict[str, Any]:

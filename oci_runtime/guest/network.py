@@ -176,6 +176,7 @@ def _set_link(connection: Connection, wanted: pb.Interface, link: Link) -> None:
         objects.IFF_PROMISC: wanted.promiscuous,
         objects.IFF_ALLMULTI: wanted.all_multicast,
     }
+    has_ipv6 = os.path.isdir(f"/proc/sys/net/ipv6/conf/{wanted.name}")
     change = requests.link(
         link.index,
         up=wanted.up,
@@ -184,9 +185,12 @@ def _set_link(connection: Connection, wanted: pb.Interface, link: Link) -> None:
         mac=wanted.mac if wanted.mac.lower() != link.mac else "",
         mtu=wanted.mtu,
         tx_queue_length=wanted.tx_queue_length or -1,
-        no_ipv6_addresses=os.path.isdir(f"/proc/sys/net/ipv6/conf/{wanted.name}"),
+        no_ipv6_addresses=has_ipv6,
     )
     _change(connection, (requests.RTM_NEWLINK, change, 0), f"interface {wanted.name}")
+    if not has_ipv6 and os.path.isdir(f"/proc/sys/net/ipv6/conf/{wanted.name}"):  # its MTU has become large enough
+        change = requests.link(link.index, no_ipv6_addresses=True)
+        _change(connection, (requests.RTM_NEWLINK, change, 0), f"interface {wanted.name}")
 
 
 def _set_addresses(connection: Connection, interface: pb.Interface, link: Link, present: tuple[Address, ...]) -> None:

@@ -33,6 +33,8 @@ RTNLGRP_IPV6_ROUTE = 11
 RTNLGRP_IPV6_RULE = 19
 
 IN6_ADDR_GEN_MODE_NONE = 1
+# Below this MTU the kernel has no IPv6 on a device (RFC 8200), and refuses its settings.
+IPV6_MIN_MTU = 1280
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBi")
 _ROUTE = struct.Struct("=BBBBBBBBI")
@@ -60,8 +62,9 @@ def link(
 ) -> bytes:
     """Change a device: only what is given. flags and mask: further IFF_* bits, and which of them count.
 
-    no_ipv6_addresses: the kernel makes no link-local address of its own.
+    no_ipv6_addresses: the kernel makes no link-local address of its own; left out where the MTU allows no IPv6.
     """
+    no_ipv6_addresses = no_ipv6_addresses and (not mtu or mtu >= IPV6_MIN_MTU)
     if up is not None:
         flags, mask = flags | (objects.IFF_UP if up else 0), mask | objects.IFF_UP
     parts = [

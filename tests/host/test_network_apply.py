@@ -154,7 +154,18 @@ def test_three_interfaces(lab: Lab) -> None:
     assert not differences(before, lab.pod.picture())
 
 
-@pytest.mark.parametrize("mtu", [1280, 1400, 9000, 65521])
+@pytest.mark.parametrize("mtu", [600, 1279, 9000])
+def test_a_tap_is_made_with_the_interfaces_mtu(lab: Lab, mtu: int) -> None:
+    """Below 1280 the kernel has no IPv6 on a device, and refuses what concerns it."""
+    lab.pod.run(f"ip link set eth0 mtu {mtu}")
+    before = lab.pod.picture()
+    (nic,) = lab.apply(lab.plan())
+    assert lab.pod.json("ip -j link show dev vmtap2")[0]["mtu"] == mtu
+    lab.pod.call(nic.undo)
+    assert not differences(before, lab.pod.picture())
+
+
+@pytest.mark.parametrize("mtu", [1200, 1280, 1400, 9000, 65521])
 def test_the_tap_has_the_interfaces_mtu_and_follows_it(lab: Lab, mtu: int) -> None:
     connection = lab.pod.call(Connection)
     (nic,) = lab.apply(lab.plan())

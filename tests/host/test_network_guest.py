@@ -147,7 +147,7 @@ async def test_changes_and_removals_follow(mirror: Mirror) -> None:
         "ip rule del prio 50",
         "ip rule add from 10.1.2.3 lookup 100 prio 40",
         "ip neigh del 10.1.2.9 dev eth0",
-        "ip link set net1 mtu 1280",
+        "ip link set net1 mtu 1200",
         "ip addr add 10.1.3.1/24 brd + dev eth0",
         "ip -6 route flush table 5000",
     ):
