@@ -74,7 +74,7 @@ def _explain(error: OciRuntimeError, raw: dict[str, Any], directory: str) -> Oci
         return error
     problems = check_spec(raw)
     more = f" (and {len(problems) - 1} more: vmpod spec check {directory})" if len(problems) > 1 else ""
-    return type(error)(error.message + more, detail="\n".join(map(str, problems)))
+    return type(error)(error.message + more, detail="\n".join(map(str, problems)) if len(problems) > 1 else "")
 
 
 def load_process(path: str) -> tuple[Process, dict[str, Any]]:

@@ -6,6 +6,7 @@ little: every `create` comes through here.
 
 from __future__ import annotations
 
+import binascii
 import os
 import stat
 
@@ -65,10 +66,11 @@ def _find_memory(table: MountTable, destination: str, path: str, descriptor: int
     volume, below = table.place_in_volume(path, EMPTY_DIR)
     if not volume:
         return None
-    # The key is the volume's, not the directory's inside: all that bind something of it mean the same volume.
+    # The key is the volume's, not the directory's inside: all that bind something of it mean the same volume. A device
+    # number is given again once its file system is unmounted; together with the volume's place it means one volume.
     found = {
         "kind": "memory",
-        "key": f"{status.st_dev:x}-0",
+        "key": f"{status.st_dev:x}-{binascii.crc32(os.fsencode(volume)):x}",
         "size_bytes": size_bytes,
         "owner": _owner(os.stat(volume)),
     }

@@ -150,7 +150,7 @@ def test_a_changed_image_is_refused(engine: Engine, broken_image: Callable[[str]
 
 
 def test_a_guest_that_never_comes_up_shows_its_console(engine: Engine) -> None:
-    with_config(engine, '[vm]\nboot_timeout_s = 6\ndebug = true\nkernel_parameters = "rdinit=/nothing"')
+    with_config(engine, '[vm]\nboot_timeout_s = 60\ndebug = true\nkernel_parameters = "rdinit=/nothing"')
     failed = engine.create("x", SLEEP, check=False)
     assert failed.code == 1
     assert "guest" in failed.err or "virtual machine" in failed.err
