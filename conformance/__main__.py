@@ -148,14 +148,17 @@ def _write_reports(directory: Path, record: RunRecord) -> None:
 
 
 def _remove(scratch: Path) -> None:
-    """Remove the scratch directory unless something is still mounted below it."""
-    with open("/proc/self/mountinfo") as table:
-        mounted = [line.split()[4] for line in table if fnmatch.fnmatch(line.split()[4], f"{scratch}/*")]
-    for target in reversed(mounted):
+    """Remove the scratch directory unless something stays mounted below it; dockerd leaves a namespace behind."""
+    for target in reversed(_mounted_below(scratch)):
         with contextlib.suppress(OSError):  # its owner may be taking it away at this moment
             host.umount(target)
-    if not mounted:
+    if not _mounted_below(scratch):
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _mounted_below(directory: Path) -> list[str]:
+    with open("/proc/self/mountinfo") as table:
+        return [line.split()[4] for line in table if fnmatch.fnmatch(line.split()[4], f"{directory}/*")]
 
 
 class _Printer:
