@@ -27,14 +27,6 @@ log = get_logger(__name__)
 _CALL_S = 60.0
 
 
-def delegated_ids(layout: Layout) -> list[str]:
-    """Return the ids of all containers that were handed to a namespace runtime, sorted."""
-    try:
-        return sorted(name for name in os.listdir(os.path.join(layout.root, DELEGATED)) if name[:1] != ".")
-    except FileNotFoundError:
-        return []
-
-
 def delegated_runtime(layout: Layout, container_id: str) -> str:
     """Return the path of the namespace runtime that has a container, "" when none has."""
     try:
@@ -96,14 +88,6 @@ def delete_delegated(context: Context, container_id: str, *, force: bool) -> int
         forget(context.layout, [container_id])
         return 0 if force else code
     return code
-
-
-def forget_if_gone(context: Context, container_id: str) -> bool:
-    """Forget a container that its namespace runtime does not know any more; True when it was one."""
-    if _is_known(context, container_id):
-        return False
-    forget(context.layout, [container_id])
-    return True
 
 
 def _is_known(context: Context, container_id: str) -> bool:

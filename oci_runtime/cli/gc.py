@@ -6,7 +6,6 @@ import os
 
 from oci_runtime.cli import context as lookup
 from oci_runtime.cli.cleanup import end_abandoned, remove_container, undo_leftovers
-from oci_runtime.cli.delegation import delegated_ids, forget_if_gone
 from oci_runtime.cli.options import UsageError
 from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError
 from oci_runtime.host.processes import boot_id
@@ -28,13 +27,12 @@ OPTIONS: tuple[Option, ...] = ()
 def run(context: Context, parsed: Parsed) -> int:
     """Clean up what is dead, and machines that a killed command left without a container.
 
-    Stopped containers of this boot stay, because their exit codes may still be asked for.
+    Stopped containers of this boot stay, because their exit codes may still be asked for. So do delegated ones: a
+    runtime that does not know a container may have been asked with another --root, or too early.
     """
     if parsed.rest:
         raise UsageError(f"takes no arguments, not {parsed.rest[0]!r}")
     problems = []
-    for container_id in delegated_ids(context.layout):
-        problems += _collect(f"delegation of {container_id}", forget_if_gone, context, container_id)
     for directory in sandbox_directories(context.layout):
         problems += _collect(f"sandbox {os.path.basename(directory)}", _collect_sandbox, context.layout, directory)
     for container_id in records.list_ids(context.layout):

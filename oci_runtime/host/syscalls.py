@@ -7,6 +7,7 @@ Source: the kernel's UAPI headers (linux/mount.h, linux/openat2.h, linux/sched.h
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import os
 import struct
@@ -164,10 +165,17 @@ def mount_setattr(
     _check(result, "mount_setattr", path or f"fd {fd}")
 
 
+_OPENAT2_TRIES = 100
+
+
 def openat2(path: str, flags: int, *, dir_fd: int, resolve: int, mode: int = 0) -> int:
     """Open `path` below `dir_fd` under the RESOLVE_* rules; return a close-on-exec descriptor."""
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
-    result = _libc().syscall(_SYS_OPENAT2, dir_fd, os.fsencode(path), how, len(how))
+    for _ in range(_OPENAT2_TRIES):
+        result = _libc().syscall(_SYS_OPENAT2, dir_fd, os.fsencode(path), how, len(how))
+        # EAGAIN: something was renamed or mounted on the host while a `..` was looked up.
+        if result >= 0 or ctypes.get_errno() != errno.EAGAIN:
+            break
     return _check(result, "openat2", path)
 
 

@@ -149,7 +149,10 @@ class PodDisks:
 
     def _forget_volume(self, disk: _Plugged) -> None:
         if disk.volume:
-            forget_pod(self._volumes, disk.volume, self._pod)
+            try:
+                forget_pod(self._volumes, disk.volume, self._pod)
+            except OSError as error:  # must not keep anything else from being undone
+                log.warning("cannot note the end of a volume's use", volume=disk.volume, reason=str(error))
             disk.volume = ""
 
     def close(self) -> None:

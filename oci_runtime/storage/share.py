@@ -39,10 +39,12 @@ _PASSABLE = 0o711
 _POOLED = "data"
 _MAX_ID = 200  # leaves room for the number: a file name has 255 bytes
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}")
+# The guest's mounts never reach the host, so what shares only receives, as a slave does. A peer of the host's mount
+# would pass the unmounting of the share's own copies on: a container that goes would take the host's mounts along.
 PROPAGATION = {
     "private": syscalls.MS_PRIVATE,
     "slave": syscalls.MS_SLAVE,
-    "shared": syscalls.MS_SHARED,
+    "shared": syscalls.MS_SLAVE,
 }
 
 

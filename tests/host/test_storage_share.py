@@ -137,14 +137,23 @@ def test_root_of_a_user_namespace_may_pass_and_not_look_around(share: Share, sou
     assert stat.S_IMODE(share.served.parent.stat().st_mode) == 0o700, "but on the host nobody gets there"
 
 
-def test_mounts_inside_a_tree_come_along(share: Share, source: Path) -> None:
+@pytest.mark.parametrize("propagation", ["private", "slave", "shared"])
+def test_mounts_inside_a_tree_come_along(share: Share, source: Path, propagation: str) -> None:
+    """And stay on the host when the container goes, even where the host's mounts are shared."""
+    syscalls.mount("outer", str(source), "tmpfs")
+    syscalls.mount_setattr(str(source), 0, propagation=syscalls.MS_SHARED)
+    for name in ("sub", "proc"):
+        (source / name).mkdir()
+    syscalls.mount("proc", str(source / "proc"), "proc")
     syscalls.mount("inner", str(source / "sub"), "tmpfs")
     (source / "sub" / "deep").touch()
-    path = seen(share, attach_path(share, source, "c1", "rootfs"))
-    assert os.listdir(path / "sub") == ["deep"]
+    path = seen(share, attach_path(share, source, "c1", "m0", propagation=propagation))
+    assert os.listdir(path / "sub") == ["deep"] and os.listdir(path / "proc") == []
     share.detach_container("c1")
     assert os.listdir(source / "sub") == ["deep"], "the host's own mount is untouched"
-    syscalls.umount(str(source / "sub"))
+    assert (source / "proc" / "self").is_symlink()
+    for target in (source / "proc", source / "sub", source):
+        syscalls.umount(str(target))
 
 
 @pytest.mark.parametrize(("propagation", "arrives"), [("private", False), ("slave", True), ("shared", True)])
