@@ -26,14 +26,19 @@ from oci_runtime.state.sandboxes import SandboxRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from collections.abc import Callable
 
     from oci_runtime.shim.arguments import Arguments
     from oci_runtime.state.layout import Layout
+else:
+    import _signal
 
 MAX_OPTIONS_BYTES = 1 << 20
 # How long a sandbox of the same name may take to end before its name can be used again.
 WAIT_S = 10.0
+# Held back from before the process that stays behind exists until its event loop can end the pod in order.
+TERMINATION = frozenset({_signal.SIGTERM, _signal.SIGQUIT})
 _POLL_S = 0.02
 
 
@@ -81,6 +86,7 @@ def start(arguments: Arguments, serve: Callable[[Handover], int], origin_ns: int
     SandboxRecord.new(directory, sandbox_id, timestamp()).save()
     listener, control = listen(directory, SOCKET_NAME), listen(directory)
     os.chmod(path, 0o600)
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, TERMINATION)
     if os.fork():
         _answer(bundle, path)
         return 0

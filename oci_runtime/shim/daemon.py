@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from oci_runtime.shim.pod_start import StartedPod
 
 log = get_logger(__name__)
-TERMINATION = frozenset({signal.SIGTERM, signal.SIGQUIT})
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -59,15 +58,13 @@ def serve_pod(handover: Handover) -> int:
 
 
 def _leave(handover: Handover) -> None:
-    """Session, directory, descriptors, signals, mask and OOM score of the engine are not ours."""
+    """Session, directory, descriptors, signals, umask and OOM score of the engine are not ours."""
     os.setsid()
     os.chdir("/")
     os.umask(0o022)
     _replace_descriptors(handover)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
-    # Until the event loop can end the pod in order; a killed shim's pod is cleaned up by `delete`.
-    signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION)
     os.environ.setdefault("PATH", _PATH)
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:

@@ -19,7 +19,7 @@ from oci_runtime.sandbox.sandbox import Sandbox
 from oci_runtime.sandbox.server import ControlServer
 from oci_runtime.sandbox.virtual_machine import VirtualMachine
 from oci_runtime.shim.boot import decode_options
-from oci_runtime.shim.bootstrap import Handover
+from oci_runtime.shim.bootstrap import TERMINATION, Handover
 from oci_runtime.shim.events import Channel, EventPublisher, ForwardChannel, ProgramChannel
 from oci_runtime.shim.host_side import HostSide
 from oci_runtime.shim.pod_start import StartedPod, start_pod
@@ -61,9 +61,9 @@ class Shim:
     async def run(self) -> int:
         """Serve until a Shutdown finds no task, or nobody ever wanted anything."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGQUIT):
+        for number in TERMINATION:
             loop.add_signal_handler(number, self._service.idle.set)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGQUIT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION)
         methods = {name: Method(kind, explained(handler)) for name, (kind, handler) in self._service.methods().items()}
         server = TtrpcServer({service: methods for service in SERVICES}, _report)
         publishing = self._spawn(self._publisher.run())

@@ -232,6 +232,27 @@ def test_sigterm_ends_a_shim_and_leaves_nothing(engine: Engine) -> None:
     assert not list(Path(engine.layout.root).glob(".sandboxes/*"))
 
 
+def test_a_termination_is_held_back_until_the_pod_can_end_in_order(engine: Engine) -> None:
+    """From its first instruction: an engine may have second thoughts as soon as `start` has answered."""
+    bundle = engine.bundle("a")
+    code = """
+import os, signal, sys
+from oci_runtime.shim.arguments import parse_arguments
+from oci_runtime.shim.bootstrap import start
+
+def serve(handover):
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.write(2, b"lives")
+    return 0
+
+start(parse_arguments(sys.argv[1:]), serve, 0)
+"""
+    arguments = ["-namespace", "test", "-address", engine.address, "-publish-binary", "/bin/false", "-id", "a", "start"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=bundle, input=b"", capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"lives")
+    assert engine.run(bundle, "delete").returncode == 0
+
+
 def test_version_and_usage() -> None:
     for flag in ("-v", "--version"):
         assert b"containerd-shim-vmpod-v2:" in subprocess.check_output([SHIM, flag])
