@@ -15,6 +15,9 @@ from pathlib import Path
 
 from conformance.runtime import CheckFailed, DeadlineMissed
 
+# Longer than the second in which the checks' scripts print the size once.
+_NUDGE_S = 1.5
+
 
 class Terminal:
     """The master of a pseudo terminal."""
@@ -30,6 +33,23 @@ class Terminal:
     def resize(self, rows: int, columns: int) -> None:
         """Set the window size, as an engine does when its user's window changes."""
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def resize_until(self, rows: int, columns: int, marker: bytes, deadline_s: float) -> None:
+        """Resize, again and again, until the marker comes, for clients that begin to listen for WINCH at some time.
+
+        docker and ctr pass the first size on and only then listen: a change between the two is lost.
+        Raises DeadlineMissed.
+        """
+        end = time.monotonic() + deadline_s
+        while True:
+            self.resize(rows, columns)
+            try:
+                self.read_until(marker, min(_NUDGE_S, deadline_s))
+                return
+            except DeadlineMissed:
+                if time.monotonic() > end:
+                    raise
+            self.resize(rows, columns + 1)  # the kernel signals nothing but changes
 
     def size(self) -> tuple[int, int]:
         """Return rows and columns."""
