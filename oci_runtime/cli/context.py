@@ -9,12 +9,12 @@ from oci_runtime.cli import texts
 from oci_runtime.cli.options import UsageError
 from oci_runtime.errors import HostError, WrongState
 from oci_runtime.log import get_logger
-from oci_runtime.state import records
+from oci_runtime.state import delegated, records
 from oci_runtime.state.layout import DEFAULT_ROOT, Layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
     from oci_runtime.cli.options import Parsed
     from oci_runtime.control.client import Client
@@ -26,8 +26,9 @@ CALL_TIMEOUT_S = 90.0
 class Context:
     """The circumstances of one command.
 
-    words: the whole command line without the program's name, for a namespace runtime that takes over. global_words:
-    those of them before the verb.
+    verb_words: the verb and what follows, for a namespace runtime that takes over. lasting_options: the global options
+    that say where containers are, in the words of runc and crun; a container keeps those of its `create`.
+    passing_options: those that concern this command alone.
     config: --config, "" for the default search. started_ns: CLOCK_MONOTONIC at the start of the command.
     """
 
@@ -36,9 +37,26 @@ class Context:
         self.config = options.get("config")
         self.debug = options.has("debug")
         self.systemd_cgroup = options.has("systemd-cgroup") or options.get("cgroup-manager") == "systemd"
-        self.words = words
-        self.global_words = words[: len(words) - len(options.rest)]
+        self.verb_words = words[len(words) - len(options.rest) :]
+        self.lasting_options = (
+            *(("--root", self.layout.root) if options.given("root") else ()),
+            *_given(options, "rootless", "criu"),
+            *(("--systemd-cgroup",) if self.systemd_cgroup else ()),
+        )
+        self.passing_options = (*_given(options, "log", "log-format"), *(("--debug",) if self.debug else ()))
         self.started_ns = started_ns
+
+    def become(self, record: delegated.Delegated, container_id: str) -> NoReturn:
+        """Replace this process by the namespace runtime that has a container. Raises HostError."""
+        words = [record.runtime, *record.options, *self.passing_options, *self.verb_words]
+        try:
+            os.execv(record.runtime, words)
+        except OSError as error:
+            raise HostError.from_oserror(error, "run", record.runtime, hint=f"it has container {container_id}") from error
+
+
+def _given(options: Parsed, *names: str) -> tuple[str, ...]:
+    return tuple(word for name in names if options.given(name) for word in (f"--{name}", options.get(name)))
 
 
 def warn(message: str) -> None:
@@ -58,17 +76,13 @@ def one_id(parsed: Parsed) -> str:
 
 
 def hand_over(context: Context, container_id: str) -> None:
-    """Replace this process by the namespace runtime that has the container, if one has it; else return."""
-    path = context.layout.delegated(container_id)
-    try:
-        with open(path, encoding="utf-8") as file:
-            runtime = file.read().strip()
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    try:
-        os.execv(runtime, [runtime, *context.words])
-    except OSError as error:
-        raise HostError.from_oserror(error, "run", runtime, hint=f"it has container {container_id}") from error
+    """Replace this process by the namespace runtime that has the container, if one has it; else return.
+
+    Raises HostError, InvalidInput (damaged record).
+    """
+    record = delegated.load(context.layout, container_id)
+    if record is not None:
+        context.become(record, container_id)
 
 
 def load(context: Context, container_id: str) -> records.ContainerRecord:

@@ -13,7 +13,7 @@ from oci_runtime.annotations.route import MEMBER, SANDBOX, SINGLE, host_network_
 from oci_runtime.annotations.sizing import plan_size
 from oci_runtime.bundle.load import load_bundle
 from oci_runtime.cli import boot
-from oci_runtime.cli.delegation import delegate, delegated_runtime, forget
+from oci_runtime.cli.delegation import delegate, delegated_runtime, make_room
 from oci_runtime.cli.execution import save_process
 from oci_runtime.cli.hooks import bound_hooks, run_creation_hooks, run_tolerantly
 from oci_runtime.cli.host_cgroup import HostCgroup, remove_all
@@ -132,7 +132,7 @@ class Creation:
         if self.route.delegated:
             delegate(self.context, self.options.id, self.route.runtime, detach=self.options.detach)
         self._check_terminal()
-        forget(self.layout, [self.options.id])
+        make_room(self.context, self.options.id)
 
     def _known_runtime(self, sandbox_id: str) -> str | None:
         """What the state directory knows of a member's sandbox: nothing, a VM (""), or its namespace runtime."""

@@ -191,8 +191,7 @@ def test_delete_of_own_and_delegated_containers_together(engine: FakeEngine, run
     engine.run("ours", SLEEP, annotations={"io.kubernetes.cri.untrusted-workload": "true"})
     engine.call("delete", "--force", "ours", "theirs")
     trace = (runtime.parent / "trace").read_text().splitlines()
-    words = " ".join(["--root", str(engine.root), *engine.arguments, "delete", "--force", "theirs"])
-    assert trace[-1] == words
+    assert trace[-1] == f"--root {engine.root} delete --force theirs"
     assert not list((engine.root / ".delegated").iterdir())
     (engine.root / ".delegated").rmdir()
     assert not engine.leftovers()
@@ -209,11 +208,65 @@ def test_stale_records_of_delegated_containers_go(engine: FakeEngine, runtime: P
     assert sorted(path.name for path in delegated.iterdir()) == ["b", "c"]
     assert engine.call("delete", "b", check=False).code == 1
     assert [path.name for path in delegated.iterdir()] == ["c"]
-    runtime.unlink()
-    failed = engine.call("state", "c", check=False)
-    assert str(runtime) in failed.err and "it has container c" in failed.err
+    (runtime.parent / "known" / "c").unlink()
     engine.call("delete", "--force", "c")
     delegated.rmdir()
+    assert not engine.leftovers()
+
+
+@pytest.mark.parametrize("end", ["missing", "exit 127", "exit 126", "kill -9 $$"])
+def test_a_namespace_runtime_that_says_nothing_keeps_its_containers(
+    engine: FakeEngine, runtime: Path, end: str
+) -> None:
+    engine.call("create", "-b", str(engine.bundle("c", ["true"])), "c")
+    works = runtime.read_bytes()
+    if end == "missing":
+        runtime.unlink()
+        failed = engine.call("state", "c", check=False)
+        assert str(runtime) in failed.err and "it has container c" in failed.err
+    else:
+        runtime.write_text(f"#!/bin/sh\n{end}\n")
+    for words in (["delete", "c"], ["delete", "--force", "c"]):
+        failed = engine.call(*words, check=False)
+        assert failed.code == 1 and failed.err.count("\n") == 1
+        assert f"namespace runtime {runtime} cannot delete its container c, which may still run" in failed.err
+    ours = engine.bundle("c", ["true"], annotations={"io.kubernetes.cri.untrusted-workload": "true"})
+    failed = engine.call("create", "-b", str(ours), "c", check=False)
+    assert f"{runtime} has container c and cannot be asked about it" in failed.err
+    runtime.write_bytes(works)
+    runtime.chmod(0o755)
+    assert "container with id exists: c" in engine.call("create", "-b", str(ours), "c", check=False).err
+    engine.call("delete", "--force", "c")
+    (engine.root / ".delegated").rmdir()
+    assert not engine.leftovers()
+
+
+def test_later_commands_find_a_delegated_container_where_it_was_created(engine: FakeEngine, runtime: Path) -> None:
+    bundle = engine.bundle("c", ["true"])
+    engine.call("--cgroup-manager", "systemd", "--rootless=false", "--debug", "create", "-b", str(bundle), "c")
+    engine.call("--log", "/dev/null", "kill", "c", "9")
+    engine.call("delete", "c")
+    lasting = f"--root {engine.root} --rootless false --systemd-cgroup"
+    assert (runtime.parent / "trace").read_text().splitlines() == [
+        f"{lasting} --debug create -b {bundle} c",
+        f"{lasting} --log /dev/null kill c 9",
+        f"{lasting} delete c",
+    ]
+    (engine.root / ".delegated").rmdir()
+    assert not engine.leftovers()
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_damaged_record_of_a_delegated_container_is_named(engine: FakeEngine) -> None:
+    engine.call("create", "-b", str(engine.bundle("c", ["true"])), "c")
+    record = engine.root / ".delegated" / "c"
+    for content in (b"", b"{}", b"[1]", b'{"runtime": 1, "options": []}', b'{"runtime": "/x", "options": 7}', b"\xff"):
+        record.write_bytes(content)
+        for words in (["state", "c"], ["delete", "--force", "c"]):
+            failed = engine.call(*words, check=False)
+            assert failed.code == 1 and f"record {record} is damaged" in failed.err and failed.err.count("\n") == 1
+    record.unlink()
+    record.parent.rmdir()
     assert not engine.leftovers()
 
 

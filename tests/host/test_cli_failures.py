@@ -358,7 +358,7 @@ def test_an_exec_in_a_stopped_container(engine: FakeEngine) -> None:
 
 def test_delegated_containers_go_to_the_namespace_runtime(engine: FakeEngine, tmp_path: Path) -> None:
     trace, runtime = tmp_path / "trace", tmp_path / "runtime"
-    runtime.write_text(f'#!/bin/sh\necho "$@" >> {trace}\nexit 0\n')
+    runtime.write_text(f'#!/bin/sh\necho "$@" >> {trace}\ncase "$*" in *" state "*) exit 1 ;; esac\n')
     runtime.chmod(0o755)
     config = tmp_path / "config.toml"
     config.write_text(f'[runtime]\nvm = "untrusted"\nnamespace_runtime = "{runtime}"\n')
@@ -367,12 +367,12 @@ def test_delegated_containers_go_to_the_namespace_runtime(engine: FakeEngine, tm
     expected = [["create", "-b", str(bundle), "c1"], ["start", "c1"], ["kill", "c1", "9"], ["delete", "c1"]]
     for words in expected:
         engine.call(*words)
-    prefix = f"--root {engine.root} --config {config} "
+    prefix = f"--root {engine.root} "
     assert trace.read_text().splitlines() == [prefix + " ".join(words) for words in expected]
     assert "does not exist" in engine.call("state", "c1", check=False).err
     bundle = engine.bundle("c1", ["true"])
     assert engine.call("run", "-b", str(bundle), "c1").out == ""
-    assert trace.read_text().splitlines()[-1] == f"{prefix}run -b {bundle} c1"
+    assert trace.read_text().splitlines()[-2:] == [f"{prefix}run -b {bundle} c1", f"{prefix}state c1"]
     (engine.root / ".delegated").rmdir()
     untrusted = {"io.kubernetes.cri.untrusted-workload": "true"}
     engine.run("c2", ["true"], annotations=untrusted)
