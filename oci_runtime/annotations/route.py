@@ -83,7 +83,7 @@ def route(spec: Spec, container_id: str, policy: Policy, sandbox_runtime: str | 
     sandbox_runtime: what the state directory knows about the sandbox that a member names: None for nothing, "" for a
     VM, else the path of the namespace runtime that has it; members follow their sandbox. It is ignored for others.
     Raises: InvalidInput for annotations that are wrong or contradict each other, and for an untrusted pod that wants
-    namespaces of the host; Unsupported for namespaces of the host that the policy refuses.
+    namespaces of the host; Unsupported for namespaces of the host that the policy refuses, and for its interfaces.
     """
     kind, sandbox_id = identify(spec.annotations, container_id)
     untrusted = is_untrusted(spec.annotations)
@@ -105,6 +105,11 @@ def route(spec: Spec, container_id: str, policy: Policy, sandbox_runtime: str | 
     for name, decision in decisions.items():
         if decision != "vm":
             raise Unsupported(_refusal(container_id, name))
+    if spec.linux and spec.linux.net_devices:
+        raise Unsupported(
+            f"container {container_id} asks for the host's interface {show(spec.linux.net_devices[0])} "
+            "(linux.netDevices), which a virtual machine cannot take: put it into the pod's network namespace before"
+        )
     return here.replace(reason=_REASONS[kind])
 
 

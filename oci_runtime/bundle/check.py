@@ -98,6 +98,11 @@ def _range(_: Any, bound: Any, instance: Any, parent: Any) -> Iterator[Validatio
         yield ValidationError(f"must be from {parent['minimum']} to {parent['maximum']}, not {show(instance)}")
 
 
+def _not(validator: Any, refused: Any, instance: Any, parent: Any) -> Iterator[ValidationError]:
+    if validator.evolve(schema=refused).is_valid(instance):
+        yield ValidationError(f"must be {parent['description']}, not {show(instance)}")
+
+
 def _nothing(_: Any, value: Any, instance: Any, parent: Any) -> Iterator[ValidationError]:
     yield from ()
 
@@ -145,6 +150,7 @@ _VALIDATOR = _extend(
         "enum": _enum,
         "minimum": _range,
         "maximum": _nothing,
+        "not": _not,
         "pattern": _pattern,
         "required": _required,
         "minItems": _least_items,

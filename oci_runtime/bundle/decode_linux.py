@@ -74,6 +74,14 @@ def _page_size(value: object) -> str:
     return result
 
 
+def _weight(value: object) -> int:
+    """A weight of block I/O; 0, as engines write it, is none."""
+    result = uint16(value)
+    if result and not 10 <= result <= 1000:
+        raise wrong("from 10 to 1000, or 0 for none", value)
+    return result
+
+
 def _join_path(value: object) -> str:
     """The namespace to join; some callers write "" where they mean a new one."""
     return absolute_path(value) if value != "" else ""
@@ -174,8 +182,8 @@ _WEIGHTS = array(
         linux.WeightDevice,
         ("major", "major", int64),
         ("minor", "minor", int64),
-        ("weight", "weight", uint16),
-        ("leafWeight", "leaf_weight", uint16),
+        ("weight", "weight", _weight),
+        ("leafWeight", "leaf_weight", _weight),
     )
 )
 _THROTTLES = array(
@@ -183,8 +191,8 @@ _THROTTLES = array(
 )
 _BLOCK_IO = record(
     linux.BlockIo,
-    ("weight", "weight", uint16),
-    ("leafWeight", "leaf_weight", uint16),
+    ("weight", "weight", _weight),
+    ("leafWeight", "leaf_weight", _weight),
     ("weightDevice", "weight_device", _WEIGHTS),
     ("throttleReadBpsDevice", "throttle_read_bps_device", _THROTTLES),
     ("throttleWriteBpsDevice", "throttle_write_bps_device", _THROTTLES),

@@ -1,4 +1,4 @@
-"""What `vmpod features` prints. Source: OCI runtime specification 1.2, features.md and features-linux.md.
+"""What `vmpod features` prints. Source: OCI runtime specification 1.3, features.md and features-linux.md.
 
 The container itself is run by crun in the guest, so this says what that crun and the guest's kernel do, for what
 vmpod hands on to them.

@@ -144,7 +144,8 @@ HOOKS = _object(
 )
 
 _LIST_OF_NUMBERS = _string(r"[0-9, \n-]*", "a list such as 0-3,7")
-_WEIGHTS = _list(_object("major minor", major=INT64, minor=INT64, weight=UINT16, leafWeight=UINT16))
+_WEIGHT = {**_number(0, 1000), "not": _number(1, 9), "description": "from 10 to 1000, or 0 for none"}
+_WEIGHTS = _list(_object("major minor", major=INT64, minor=INT64, weight=_WEIGHT, leafWeight=_WEIGHT))
 _THROTTLES = _list(_object("major minor rate", major=INT64, minor=INT64, rate=UINT64))
 RESOURCES = _object(
     devices=_list(
@@ -181,8 +182,8 @@ RESOURCES = _object(
     ),
     pids=_object(limit=INT64),
     blockIO=_object(
-        weight=UINT16,
-        leafWeight=UINT16,
+        weight=_WEIGHT,
+        leafWeight=_WEIGHT,
         weightDevice=_WEIGHTS,
         throttleReadBpsDevice=_THROTTLES,
         throttleWriteBpsDevice=_THROTTLES,

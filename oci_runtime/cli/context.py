@@ -52,7 +52,8 @@ class Context:
         try:
             os.execv(record.runtime, words)
         except OSError as error:
-            raise HostError.from_oserror(error, "run", record.runtime, hint=f"it has container {container_id}") from error
+            hint = f"it has container {container_id}"
+            raise HostError.from_oserror(error, "run", record.runtime, hint=hint) from error
 
 
 def _given(options: Parsed, *names: str) -> tuple[str, ...]:

@@ -22,6 +22,8 @@ OPTIONS = (
     Option("sandbox", "", "the log of the sandbox process instead"),
     Option("tail", "BYTES", "so much of the end (default: 1048576)"),
 )
+_SILENT_PROCESS = "the sandbox process has logged nothing yet, at level log.level of the configuration"
+_SILENT_CONSOLE = "the console is empty: a guest without trouble prints nothing, unless vm.debug is set"
 
 
 def run(context: Context, parsed: Parsed) -> int:
@@ -35,7 +37,10 @@ def run(context: Context, parsed: Parsed) -> int:
     if not os.path.isdir(directory):
         raise NotFound(f"virtual machine of {name} does not exist")
     limit_bytes = parsed.get_int("tail") or 1 << 20
-    text = read_tail(os.path.join(directory, SANDBOX_LOG if parsed.has("sandbox") else CONSOLE_LOG), limit_bytes)
+    of_process = parsed.has("sandbox")
+    text = read_tail(os.path.join(directory, SANDBOX_LOG if of_process else CONSOLE_LOG), limit_bytes)
+    if not text:
+        lookup.warn(_SILENT_PROCESS if of_process else _SILENT_CONSOLE)
     sys.stdout.write(_harmless(text) if sys.stdout.isatty() else text)
     return 0
 

@@ -13,7 +13,7 @@ from oci_runtime.bundle.ids import validate_id
 from oci_runtime.cli import context as lookup
 from oci_runtime.cli import texts
 from oci_runtime.cli.options import Option, UsageError
-from oci_runtime.errors import WrongState
+from oci_runtime.errors import Unsupported, WrongState
 from oci_runtime.state.records import CREATING, STOPPED
 
 TYPE_CHECKING = False
@@ -24,18 +24,26 @@ if TYPE_CHECKING:
     from oci_runtime.cli.options import Parsed
 
 SUMMARY = "show the processes in a container"
-USAGE = "[--format table|json] ID [PS OPTIONS]"
+USAGE = "[--format table|json] ID [-ef]"
 OPTIONS = (Option("format f", "FORMAT", "table (default): the guest's processes; json: their stand-ins on the host"),)
+# What runc runs when no options are given, and other ways to write it.
+_DEFAULT_OPTIONS = ("-ef", "-fe", "-e -f", "-f -e")
 
 
 def run(context: Context, parsed: Parsed) -> int:
-    """Print the processes. Options for ps are accepted and have no effect: the columns are those of `ps -ef`."""
+    """Print the processes. Of options for ps only the default is taken: the host's ps cannot look into the guest."""
     if not parsed.rest:
         raise UsageError("requires a container id")
     form = parsed.get("format", "table")
     if form not in ("table", "json"):
         raise UsageError(f"invalid format option {form!r}: table or json")
-    record = lookup.load(context, validate_id(parsed.rest[0]))
+    container_id, *words = parsed.rest
+    record = lookup.load(context, validate_id(container_id))
+    if words and form == "table" and " ".join(words) not in _DEFAULT_OPTIONS:
+        raise Unsupported(
+            f"ps options {' '.join(words)!r} are not supported, the table is that of ps -ef: for others run ps in the"
+            f" container, vmpod exec {container_id} ps …"
+        )
     if record.actual_status() in (STOPPED, CREATING):
         raise WrongState(f"{texts.NOT_RUNNING}: {record.id}")
     if form == "json":

@@ -32,7 +32,7 @@ OPTIONS = (
     Option("cpuset-cpus", "LIST", "processors of the guest"),
     Option("cpuset-mems", "LIST", "memory nodes of the guest"),
     Option("pids-limit", "N", "number of processes"),
-    Option("blkio-weight", "N", "block I/O weight, 10 to 1000"),
+    Option("blkio-weight", "N", "block I/O weight, 10 to 1000, 0 to leave it"),
     Option("l3-cache-schema", "SCHEMA", _UNSUPPORTED),
     Option("mem-bw-schema", "SCHEMA", _UNSUPPORTED),
 )
@@ -81,18 +81,22 @@ def read_resources(parsed: Parsed) -> dict[str, Any]:
 
         return load_resources("standard input", 0)[1] if source == "-" else load_resources(source)[1]
     resources: dict[str, Any] = {}
-    for name, (section, key) in _NUMBERS.items():
+    for name, (section, key) in {**_NUMBERS, **_LISTS}.items():
         if parsed.given(name):
-            resources.setdefault(section, {})[key] = parse_size(parsed.get(name), f"--{name}")
-    for name, (section, key) in _LISTS.items():
-        if parsed.given(name):
-            resources.setdefault(section, {})[key] = parsed.get(name)
+            text = parsed.get(name)
+            value = parse_size(text, f"--{name}") if name in _NUMBERS else text
+            _check(f"--{name} {text}", {section: {key: value}})
+            resources.setdefault(section, {})[key] = value
     if not resources:
         raise UsageError("nothing to change: give --resources or one of the limits")
+    return resources
+
+
+def _check(given: str, resources: dict[str, Any]) -> None:
+    """Raise InvalidInput that begins with what was given when the resources are out of their range."""
     from oci_runtime.bundle.decode import decode_resources
 
-    decode_resources(resources, "command line")
-    return resources
+    decode_resources(resources, given)
 
 
 def parse_size(text: str, what: str) -> int:

@@ -18,10 +18,10 @@ _MAX_REF_BYTES = 1 << 20
 
 
 def run(_context: Context, _parsed: Parsed) -> int:
-    """Print name and version, commit, and the version of the runtime specification."""
-    from oci_runtime.bundle.default import OCI_VERSION
+    """Print name and version, commit, and the newest version of the runtime specification that is understood."""
+    from oci_runtime.bundle.decode import OCI_VERSION_MAX
 
-    print(f"vmpod version {__version__}\ncommit: {find_commit()}\nspec: {OCI_VERSION}")
+    print(f"vmpod version {__version__}\ncommit: {find_commit()}\nspec: {OCI_VERSION_MAX}")
     return 0
 
 

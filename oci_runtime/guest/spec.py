@@ -105,8 +105,9 @@ def _plan(
     late = {key: cpu.pop(key) for key in ("burst", "idle") if cpu.get(key) is not None}
     plan_process(process, facts, warnings)
     _plan_labels(spec, linux, warnings)
-    if linux.pop("intelRdt", None):
-        warnings.append("linux.intelRdt is not available in the guest and was left out")
+    for key in ("intelRdt", "memoryPolicy"):
+        if linux.pop(key, None):
+            warnings.append(f"linux.{key} is not available in the guest and was left out")
     return ContainerPlan(spec, sysctls, plan_cgroup_files({"cpu": late}, facts, None), warnings)
 
 

@@ -219,8 +219,23 @@ def test_ps_lists_proxies_as_json_and_the_guest_as_table(engine: FakeEngine) -> 
     header, line = engine.call("ps", "c1", "-ef").out.splitlines()
     assert header.split() == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
     assert line.endswith("sleep 1000")
+    refused = engine.call("ps", "c1", "-o", "pid,args", check=False)
+    assert refused.code == 1 and refused.out == "" and refused.err.count("\n") == 1
+    assert "ps options '-o pid,args' are not supported" in refused.err
+    assert engine.call("ps", "--format", "json", "c1", "-o", "pid").out == f"[{engine.pids['c1']},{other}]\n", "as runc"
     engine.call("kill", "c1", "9")
     assert wait_exit(other) == 137
+
+
+def test_logs_say_when_there_is_nothing_to_show(engine: FakeEngine) -> None:
+    engine.run("c1", ["sleep", "1000"])
+    for words, what in ((["logs"], "the console is empty"), (["logs", "--sandbox"], "has logged nothing yet")):
+        silent = engine.call(*words, "c1")
+        assert silent.out == "" and what in silent.err and silent.err.count("\n") == 1
+    (directory,) = engine.root.glob(".sandboxes/*")
+    (directory / "console.log").write_text("Kernel panic\n")
+    assert engine.call("logs", "c1").out == "Kernel panic\n"
+    assert engine.call("logs", "c1").err == ""
 
 
 def test_update_and_events(engine: FakeEngine) -> None:

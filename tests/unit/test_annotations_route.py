@@ -216,6 +216,15 @@ def test_host_namespaces_by_policy() -> None:
         route(both, "me", Policy(host_pid="vm"))
 
 
+def test_interfaces_of_the_host_are_refused_unless_the_namespace_runtime_takes_them() -> None:
+    raw = {"ociVersion": "1.3.0", "root": {"path": "/r"}, "linux": {"netDevices": {"eth7": {"name": "lan"}}}}
+    namespaces = [{"type": name} for name in ALL]
+    moved = decode_spec({**raw, "linux": {**raw["linux"], "namespaces": namespaces}}, "x")  # type: ignore[dict-item]
+    with pytest.raises(Unsupported, match=r'interface "eth7" \(linux\.netDevices\)'):
+        route(moved, "me", Policy())
+    assert route(moved, "me", UNTRUSTED_ONLY).delegated
+
+
 def test_delegation_needs_a_runtime() -> None:
     with pytest.raises(InvalidInput, match=r"none is configured: set namespace_runtime in \[runtime\]"):
         route(spec(namespaces=()), "me", Policy(host_network="namespace", namespace_runtime=""))

@@ -45,7 +45,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 COMPLETE_PLACES = places(COMPLETE)
 GOLDEN_PLACES = {name: places(raw) for name, raw in GOLDEN.items()}
 INTERESTING: list[Any] = [
-    *(None, True, False, 0, -1, 1, 5, 7, 8, 1000, 1001, -1001, 1.0, 0.5, 2**16, 2**31, 2**32, 2**32 - 1, 10**30),
+    *(None, True, False, 0, -1, 1, 5, 7, 8, 9, 10, 1000, 1001, -1001, 1.0, 0.5, 2**16, 2**31, 2**32, 2**32 - 1, 10**30),
     *(2**63, -(2**63), -(2**63) - 1, 2**64, 2**64 - 1),
     *("", "x", "/", "/a", "a/b", "../x", ".", "..", "\0", "a\0", "\n", "/\n", "²", "é"),
     *("1.2.0", "1.2.0\n", "1.4.0", "1.3.99-dev", "0-3", "0-3\n", "rwm", "2MB", "0MB", "3MB", "512KB", "1KB\n"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from oci_runtime.bundle.features import features
 from oci_runtime.cli import checkpoint, main, restore, texts, version
 from oci_runtime.cli import context as lookup
 from oci_runtime.cli.events import parse_duration
@@ -109,6 +110,28 @@ def test_update_reads_limits_from_options() -> None:
 def test_update_refuses(line: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_resources(parse(UPDATE, line.split()))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--blkio-weight 9", "--blkio-weight 9: $.blockIO.weight must be from 10 to 1000, or 0 for none, not 9"),
+        ("--blkio-weight 1k", "--blkio-weight 1k: $.blockIO.weight must be from 10 to 1000, or 0 for none, not 1024"),
+        ("--cpu-share -2", "--cpu-share -2: $.cpu.shares must be from 0 to 18446744073709551615, not -2"),
+        ("--cpuset-cpus all", '--cpuset-cpus all: $.cpu.cpus must be a list such as 0-3,7, not "all"'),
+    ],
+)
+def test_update_names_the_option_and_the_value_that_is_out_of_range(line: str, message: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_resources(parse(UPDATE, ["--memory", "1g", *line.split()]))
+    assert caught.value.message == message
+
+
+def test_one_version_of_the_specification_is_claimed(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main.run_command(["--version"], 0) == main.run_command(["version"], 0) == 0
+    shown = capfd.readouterr().out.splitlines()
+    assert shown[:3] == shown[3:]
+    assert shown[2] == f"spec: {features()['ociVersionMax']}"
 
 
 def test_what_a_virtual_machine_cannot_do_is_said() -> None:

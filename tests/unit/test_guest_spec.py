@@ -105,11 +105,12 @@ def test_a_user_namespace_needs_mappings() -> None:
 
 
 def test_labels_go_with_a_warning_unless_they_mean_nothing() -> None:
-    source = document(mountLabel="l", namespaces=[{"type": "pid"}])
+    source = document(mountLabel="l", memoryPolicy={"mode": "MPOL_BIND"}, namespaces=[{"type": "pid"}])
     source["process"] |= {"apparmorProfile": "unconfined", "selinuxLabel": "s"}
     source["mounts"] = [{"destination": "/d", "type": "tmpfs", "options": ["context=x", "mode=1"]}]
     plan = plan_container(source, "c", FACTS)
-    assert sorted(text.split()[0] for text in plan.warnings) == ["linux.mountLabel", "process.selinuxLabel"]
+    words = sorted(text.split()[0] for text in plan.warnings)
+    assert words == ["linux.memoryPolicy", "linux.mountLabel", "process.selinuxLabel"]
     assert plan.spec["mounts"][0]["options"] == ["mode=1"]
     assert not {"apparmorProfile", "selinuxLabel"} & set(plan.spec["process"])
 
