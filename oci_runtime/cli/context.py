@@ -9,7 +9,7 @@ from oci_runtime.cli import texts
 from oci_runtime.cli.options import UsageError
 from oci_runtime.errors import HostError, WrongState
 from oci_runtime.log import get_logger
-from oci_runtime.state import delegated, records
+from oci_runtime.state import records
 from oci_runtime.state.layout import DEFAULT_ROOT, Layout
 
 TYPE_CHECKING = False
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from oci_runtime.cli.options import Parsed
     from oci_runtime.control.client import Client
+    from oci_runtime.state.delegated import Delegated
 
 # A verb that the guest answers at once; the sandbox process has shorter deadlines of its own for each step.
 CALL_TIMEOUT_S = 90.0
@@ -46,7 +47,7 @@ class Context:
         self.passing_options = (*_given(options, "log", "log-format"), *(("--debug",) if self.debug else ()))
         self.started_ns = started_ns
 
-    def become(self, record: delegated.Delegated, container_id: str) -> NoReturn:
+    def become(self, record: Delegated, container_id: str) -> NoReturn:
         """Replace this process by the namespace runtime that has a container. Raises HostError."""
         words = [record.runtime, *record.options, *self.passing_options, *self.verb_words]
         try:
@@ -81,7 +82,11 @@ def hand_over(context: Context, container_id: str) -> None:
 
     Raises HostError, InvalidInput (damaged record).
     """
-    record = delegated.load(context.layout, container_id)
+    if not os.path.lexists(context.layout.delegated(container_id)):
+        return
+    from oci_runtime.state.delegated import load as load_delegated
+
+    record = load_delegated(context.layout, container_id)
     if record is not None:
         context.become(record, container_id)
 
