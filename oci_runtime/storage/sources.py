@@ -118,7 +118,7 @@ def _open_root(
         open_root(sources, disk["source"], readonly=readonly, fstype=disk["fstype"], options=disk["options"])
     else:
         with SourceTree(rootfs, "root.path") as source:
-            mode = os.fstat(source.fd).st_mode
+            mode = source.mode
             if stat.S_ISDIR(mode):
                 sources.add({"kind": "rootfs"}, source.clone(recursive=True))
                 if with_view:
@@ -155,7 +155,7 @@ def _open_mount(sources: Sources, index: int, mount: dict[str, Any], bundle: str
         sources.view.append((kind, destination, -1))
         return
     with SourceTree(path, f"{what}: source") as source:
-        if stat.S_ISBLK(os.fstat(source.fd).st_mode):
+        if stat.S_ISBLK(source.mode):
             _open_disk(sources, index, what, path, source.fd, readonly=bool(readonly_of(options)))
             sources.view.append((kind, destination, -1))
             return
@@ -164,12 +164,12 @@ def _open_mount(sources: Sources, index: int, mount: dict[str, Any], bundle: str
             sources.guest_mounts.append({"index": index, **own})
             sources.view.append((kind, destination, -1))
             return
-        _check_node(sources, what, path, os.fstat(source.fd).st_mode)
+        _check_node(sources, what, path, source.mode)
         readonly = readonly_of(options)
         propagation = propagation_of(options, sources.propagation)
         pool = "" if recursive and _has_mounts(sources, what, path) else source.key(propagation)
         description = {"kind": "mount", "index": index, "readonly": readonly, "propagation": propagation, "pool": pool}
-        if readonly and any(marker in path for marker in WATCHED) and stat.S_ISDIR(os.fstat(source.fd).st_mode):
+        if readonly and any(marker in path for marker in WATCHED) and stat.S_ISDIR(source.mode):
             description["watch"] = True
         sources.add(description, source.clone(recursive=recursive))
         if with_view:

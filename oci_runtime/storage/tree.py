@@ -8,11 +8,16 @@ import os
 from oci_runtime.errors import HostError, InvalidInput, NotFound
 from oci_runtime.host import syscalls
 
+_FUSE_MAGIC = 0x65735546
+
 
 class SourceTree:
-    """A path, looked up once: whatever is cloned from it is the same, even if the path is changed meanwhile."""
+    """A path, looked up once: whatever is cloned from it is the same, even if the path is changed meanwhile.
 
-    __slots__ = ("fd", "_what")
+    mode: st_mode of what is there.
+    """
+
+    __slots__ = ("fd", "mode", "_what")
 
     def __init__(self, path: str, what: str) -> None:
         """Look it up. Raises NotFound, InvalidInput, HostError with `what` and the path in the message."""
@@ -26,6 +31,20 @@ class SourceTree:
             if error.errno in (errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
                 raise InvalidInput(f"{self._what}: {reason}") from error
             raise HostError("open_tree", self._what, error.errno) from error
+        try:
+            self.mode = os.fstat(self.fd).st_mode
+        except OSError as refusal:
+            hint = self._why_not(refusal.errno)
+            os.close(self.fd)
+            raise InvalidInput(f"{self._what}: {refusal.strerror}{hint}") from refusal
+
+    def _why_not(self, number: int | None) -> str:
+        """What to do about the root of a mount that can be found and not looked at."""
+        if number == errno.ENOTCONN:
+            return " (the process that served this file system is gone: unmount it, and mount it again)"
+        if number == errno.EACCES and syscalls.filesystem_type(self.fd) == _FUSE_MAGIC:
+            return " (this FUSE file system lets in nobody but its user: mount it with allow_root or allow_other)"
+        return ""
 
     def __enter__(self) -> SourceTree:
         return self

@@ -115,8 +115,9 @@ def launch_virtiofsd(
 def plan_virtiofsd_argv(program: str, rust: bool, served: str, settings: VirtiofsdSettings) -> tuple[str, ...]:
     """Return the command line. Pure. Raises: InvalidInput, Unsupported.
 
-    Submounts are not announced: the guest would mount each of them on its own in every container's mount namespace, and
-    Linux 6.1 dies ("busy inodes after unmount", a BUG) when such a namespace ends while a file of it is being released.
+    Submounts are not announced, which the Rust one would do by itself: the guest would mount each of them on its own in
+    every container's mount namespace, and Linux 6.1 dies ("busy inodes after unmount", a BUG) when such a namespace
+    ends while a file of it is being released.
     """
     if settings.cache not in CACHE_MODES:
         raise InvalidInput(f"virtiofsd cache {settings.cache!r}: not one of {', '.join(CACHE_MODES)}")
@@ -130,7 +131,7 @@ def plan_virtiofsd_argv(program: str, rust: bool, served: str, settings: Virtiof
     extra = check_extra_arguments(settings.extra, rust)
     if rust:
         options = [f"--shared-dir={served}", f"--fd={_SOCKET_FD}", "--sandbox=namespace", "--seccomp=kill"]
-        options += [f"--cache={settings.cache}", "--xattr", "--log-level=error", pool]
+        options += [f"--cache={settings.cache}", "--xattr", "--log-level=error", "--no-announce-submounts", pool]
         return (program, *options, *(["--posix-acl"] if settings.posix_acl else []), *extra)
     cache = "none" if settings.cache == "never" else settings.cache
     options = [f"source={served}", "sandbox=namespace", f"cache={cache}", "xattr"]
@@ -152,8 +153,8 @@ def is_rust(program: str) -> bool:
 
     Asked once per program and process. Raises: HostError when the program does not answer.
     """
-    if program == "/usr/lib/qemu/virtiofsd":
-        return False  # QEMU's own directory: no need to ask
+    if program == "/usr/lib/qemu/virtiofsd" and not os.path.islink(program):
+        return False  # QEMU's own directory: no need to ask; since Debian 13 it has a link to the Rust one
     output, far = os.pipe2(os.O_CLOEXEC)
     try:
         child = spawn(SpawnPlan(argv=(program, "--version"), fds={1: far, 2: far}, hint=HINT))

@@ -14,6 +14,7 @@ _RUST = {
     "--writeback": "",
     "--no-readdirplus": "",
     "--allow-direct-io": "",
+    "--killpriv-v2": "",
     "--no-killpriv-v2": "",
     "--allow-mmap": "",
     "--inode-file-handles": r"=(never|prefer|mandatory)",

@@ -19,6 +19,7 @@ from oci_runtime.host import syscalls
 from oci_runtime.storage import volumes
 from oci_runtime.storage.share import Share
 from oci_runtime.storage.sources import Sources, open_sources
+from tests.fuse_lab import FuseLab
 from tests.loop_lab import loop_disk
 from tests.storage_lab import private_mounts  # noqa: F401 - a fixture
 
@@ -391,3 +392,17 @@ def test_the_module_is_light(bundle: Path) -> None:
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+def test_a_file_system_whose_server_refuses_or_is_gone_is_explained(bundle: Path) -> None:
+    point = bundle / "served"
+    point.mkdir()
+    served = FuseLab(point, b"", uid=1000)
+    message = f"mounts[0] /data: source {point}: Permission denied (this FUSE file system lets in nobody but its user"
+    assert refused(bundle, InvalidInput, bind(point)).startswith(message)
+    served.close()
+    served = FuseLab(point, b"", uid=1000, options="allow_other")
+    opened(bundle, bind(point)).close()
+    served.vanish()
+    assert "Transport endpoint is not connected" in refused(bundle, InvalidInput, bind(point))
+    served.close()

@@ -39,6 +39,7 @@ def test_command_line_of_the_rust_virtiofsd() -> None:
         "--cache=never",
         "--xattr",
         "--log-level=error",
+        "--no-announce-submounts",
         "--thread-pool-size=2",
         "--posix-acl",
     )
