@@ -139,7 +139,7 @@ class Lab:
         """A pod for checks that need any; made anew if something ended it."""
         if self._shared is not None and self.client.pod_status(self._shared.id).state == cri.SANDBOX_READY:
             return self._shared
-        self._shared = self.run_pod()
+        self._shared = self.run_pod(labels={"app": "x"}, annotations={"note": "kept"})
         return self._shared
 
     def info(self, pod: Pod) -> dict[str, Any]:
@@ -171,6 +171,21 @@ def lab(session: Session) -> Lab:
 def lab_of(case: Case) -> Lab:
     """The lab of a check."""
     return case.shared(lab)
+
+
+def wide_pod(session: Session) -> Pod:
+    """a pod with one pid namespace for all its containers, and a sysctl"""
+    context = cri.LinuxSandboxSecurityContext(namespace_options=cri.NamespaceOption(pid=cri.POD))
+    linux = cri.LinuxPodSandboxConfig(security_context=context, sysctls={"net.ipv4.ip_forward": "1"})
+    return session.shared(lab).run_pod(linux=linux)
+
+
+def container_of(case: Case, *command: str, **fields: Any) -> tuple[Pod, str]:
+    """The shared pod and a new container in it, removed behind the check. fields: as for `Pod.create`."""
+    pod = lab_of(case).shared_pod()
+    container = pod.run(*command, **fields)
+    case.defer(lambda: lab_of(case).client.remove(container))
+    return pod, container
 
 
 def pod_of(case: Case, **fields: Any) -> Pod:

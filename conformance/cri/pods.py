@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 
 from conformance.case import Case
-from conformance.cri.lab import FOREVER, HANDLER, Pod, lab_of, pod_of, refused
+from conformance.cri.lab import FOREVER, HANDLER, Pod, container_of, lab_of, pod_of, refused, wide_pod
 from conformance.cri.proto import runtime_pb2 as cri
 from conformance.registry import Suite
 
@@ -32,8 +32,8 @@ def version(case: Case) -> None:
 
 @suite.check("ready", CLAUSE, "a pod gets an address and is ready; its status carries what it was made with")
 def ready(case: Case) -> None:
-    pod = pod_of(case, labels={"app": "x"}, annotations={"note": "kept"})
-    status = lab_of(case).client.pod_status(pod.id)
+    lab = lab_of(case)
+    status = lab.client.pod_status(lab.shared_pod().id)
     case.equal(status.state, cri.SANDBOX_READY, "state")
     case.matches(status.network.ip, r"^10\.88\.98\.\d+$", "address")
     case.equal(len(status.network.additional_ips), 1, "number of further addresses")
@@ -44,8 +44,8 @@ def ready(case: Case) -> None:
 
 @suite.check("members", CLAUSE, "two containers of a pod share kernel, network and host name, and no processes")
 def members(case: Case) -> None:
-    pod = pod_of(case)
-    first, second = pod.run(), pod.run("sleep", "4711")
+    pod, first = container_of(case)
+    _pod, second = container_of(case, "sleep", "4711")
     for path in ("/proc/sys/kernel/random/boot_id", "/proc/sys/kernel/hostname"):
         case.equal(pod.out(first, "cat", path), pod.out(second, "cat", path), path)
     address = lab_of(case).client.pod_status(pod.id).network.ip
@@ -57,9 +57,8 @@ def members(case: Case) -> None:
 
 @suite.check("localhost", CLAUSE, "a container reaches another one of its pod over localhost")
 def localhost(case: Case) -> None:
-    pod = pod_of(case)
-    pod.run("sh", "-c", "mkdir /www; echo served > /www/index.html; httpd -f -p 127.0.0.1:8080 -h /www")
-    client = pod.run()
+    container_of(case, "sh", "-c", "mkdir /www; echo served > /www/index.html; httpd -f -p 127.0.0.1:8080 -h /www")
+    pod, client = container_of(case)
     case.equal(
         pod.out(
             client,
@@ -74,18 +73,17 @@ def localhost(case: Case) -> None:
 
 @suite.check("reach", CLAUSE, "host and pod reach each other over IPv4 and IPv6")
 def reach(case: Case) -> None:
-    pod = pod_of(case)
-    container = pod.run()
+    pod, container = container_of(case)
     for gateway in ("10.88.98.1", "fd00:88:98::1"):
         case.contains(pod.out(container, "ping", "-c", "1", "-W", "10", gateway), "1 packets received", gateway)
 
 
 @suite.check("two-pods", CLAUSE, "two pods reach each other")
 def two_pods(case: Case) -> None:
-    server, client = pod_of(case), pod_of(case)
+    server = pod_of(case)
     server.run("sh", "-c", "mkdir /www; echo served > /www/index.html; httpd -f -p 8088 -h /www")
     address = lab_of(case).client.pod_status(server.id).network.ip
-    container = client.run()
+    client, container = container_of(case)
     command = f"for i in 1 2 3 4 5 6 7 8 9; do wget -qO- http://{address}:8088/ && break; sleep 0.3; done 2>&1"
     case.equal(client.out(container, "sh", "-c", command), "served\n", "answer")
 
@@ -122,8 +120,7 @@ def host_network(case: Case) -> None:
     linux = cri.LinuxPodSandboxConfig(
         security_context=cri.LinuxSandboxSecurityContext(namespace_options=options),
     )
-    shared = lab.shared_pod()
-    if _is_vm(shared, shared.run()):
+    if _is_vm(*container_of(case)):
         refused(case, lambda: lab.run_pod(linux=linux, hostname=""), "network namespace")
     else:
         pod = pod_of(case, linux=linux, hostname="")
@@ -132,15 +129,13 @@ def host_network(case: Case) -> None:
 
 @suite.check("sysctls", CLAUSE, "a pod's sysctl holds for its containers")
 def sysctls(case: Case) -> None:
-    linux = cri.LinuxPodSandboxConfig(sysctls={"net.ipv4.ip_forward": "1"})
-    pod = pod_of(case, linux=linux)
+    pod = case.shared(wide_pod)
     case.equal(pod.out(pod.run(), "cat", "/proc/sys/net/ipv4/ip_forward"), "1\n", "sysctl")
 
 
 @suite.check("pid-namespace", CLAUSE, "a pod-wide pid namespace shows the processes of all its containers")
 def pid_namespace(case: Case) -> None:
-    context = cri.LinuxSandboxSecurityContext(namespace_options=cri.NamespaceOption(pid=cri.POD))
-    pod = pod_of(case, linux=cri.LinuxPodSandboxConfig(security_context=context))
+    pod = case.shared(wide_pod)
     member = cri.LinuxContainerConfig(
         security_context=cri.LinuxContainerSecurityContext(namespace_options=cri.NamespaceOption(pid=cri.POD))
     )
@@ -151,16 +146,17 @@ def pid_namespace(case: Case) -> None:
 
 @suite.check("target-pid", CLAUSE, "a debugging container joins the pid namespace of the container that it names")
 def target_pid(case: Case) -> None:
-    pod = pod_of(case)
     alone = cri.NamespaceOption(pid=cri.CONTAINER)
-    target = pod.run(
+    pod, target = container_of(
+        case,
         "sleep",
         "4711",
         linux=cri.LinuxContainerConfig(security_context=cri.LinuxContainerSecurityContext(namespace_options=alone)),
     )
-    pod.run("sleep", "4712")
+    container_of(case, "sleep", "4712")
     aimed = cri.NamespaceOption(pid=cri.TARGET, target_id=target)
-    debugger = pod.run(
+    _pod, debugger = container_of(
+        case,
         *FOREVER,
         linux=cri.LinuxContainerConfig(security_context=cri.LinuxContainerSecurityContext(namespace_options=aimed)),
     )
@@ -169,8 +165,12 @@ def target_pid(case: Case) -> None:
     case.expect("sleep 4712" not in processes, "it sees the processes of another container as well")
 
 
-@suite.check("stop-order", CLAUSE, "stopping a pod ends its containers; both stay visible until they are removed")
-def stop_order(case: Case) -> None:
+@suite.check(
+    "stop-remove",
+    CLAUSE,
+    "stopping a pod ends its containers; both stay visible until they are removed; both steps may be repeated",
+)
+def stop_remove(case: Case) -> None:
     lab = lab_of(case)
     pod = pod_of(case)
     container = pod.run("sleep", "100000")
@@ -179,30 +179,23 @@ def stop_order(case: Case) -> None:
     status = lab.client.wait_exited(container)
     case.equal(status.exit_code, 137, "exit code")
     lab.client.stop_pod(pod.id)  # idempotent
-
-
-@suite.check("remove-twice", CLAUSE, "removing a pod twice is no error; a removed pod is unknown")
-def remove_twice(case: Case) -> None:
-    lab = lab_of(case)
-    pod = lab.run_pod()
-    pod.remove()
+    lab.client.remove_pod(pod.id)
     lab.client.remove_pod(pod.id)
     refused(case, lambda: lab.client.pod_status(pod.id), "not found", grpc.StatusCode.NOT_FOUND)
 
 
 @suite.check("same-name", CLAUSE, "a second pod of the same name is refused")
 def same_name(case: Case) -> None:
-    pod = pod_of(case)
-    config = pod.config
-    refused(case, lambda: lab_of(case).client.run_pod(config, HANDLER), "reserve|name")
+    lab = lab_of(case)
+    config = lab.shared_pod().config
+    refused(case, lambda: lab.client.run_pod(config, HANDLER), "reserve|name")
 
 
 @suite.check("stats", CLAUSE, "figures of containers and pods are there, grow, and know limits")
 def stats(case: Case) -> None:
     lab = lab_of(case)
-    pod = pod_of(case)
     limits = cri.LinuxContainerResources(memory_limit_in_bytes=64 << 20)
-    container = pod.run(linux=cri.LinuxContainerConfig(resources=limits))
+    pod, container = container_of(case, linux=cri.LinuxContainerConfig(resources=limits))
     first = lab.client.call("ContainerStats", container_id=container).stats
     pod.out(container, "sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done")
     second = lab.client.call("ContainerStats", container_id=container).stats
@@ -220,9 +213,8 @@ def stats(case: Case) -> None:
 @suite.check("update", CLAUSE, "changed limits reach the container")
 def update(case: Case) -> None:
     lab = lab_of(case)
-    pod = pod_of(case)
     limits = cri.LinuxContainerResources(memory_limit_in_bytes=64 << 20)
-    container = pod.run(linux=cri.LinuxContainerConfig(resources=limits))
+    pod, container = container_of(case, linux=cri.LinuxContainerConfig(resources=limits))
     read = "cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes"
     case.equal(pod.out(container, "sh", "-c", read).strip(), str(64 << 20), "limit")
     lab.client.call(
@@ -236,7 +228,7 @@ def update(case: Case) -> None:
 @suite.check("crash-loop", CLAUSE, "a container may end and be made anew any number of times while its pod goes on")
 def crash_loop(case: Case) -> None:
     lab = lab_of(case)
-    pod = pod_of(case)
+    pod = lab.shared_pod()
     for attempt in range(3):
         container = pod.run("sh", "-c", f"exit {attempt}")
         status = lab.client.wait_exited(container)

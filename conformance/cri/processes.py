@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 
 from conformance.case import Case
-from conformance.cri.lab import FOREVER, Pod, lab_of, refused
+from conformance.cri.lab import FOREVER, container_of, lab_of, refused
 from conformance.cri.proto import runtime_pb2 as cri
 from conformance.registry import Suite
 
@@ -13,18 +13,10 @@ suite = Suite("cri-containers", "cri")
 CLAUSE = "Kubernetes CRI v1, RuntimeService"
 
 
-def _container(case: Case, *command: str, **fields: object) -> tuple[Pod, str]:
-    """A container in the shared pod, removed behind the check."""
-    pod = lab_of(case).shared_pod()
-    container = pod.run(*command, **fields)
-    case.defer(lambda: lab_of(case).client.remove(container))
-    return pod, container
-
-
 @suite.check("log", CLAUSE, "every line of both outputs is in the log on disk, in order, with its stream")
 def log(case: Case) -> None:
     script = "i=0; while [ $i -lt 500 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done; printf 'no end'"
-    pod, container = _container(case, "sh", "-c", script)
+    pod, container = container_of(case, "sh", "-c", script)
     lab_of(case).client.wait_exited(container)
     pod.wait_log(container, "no end")
     lines = pod.log(container)
@@ -36,7 +28,7 @@ def log(case: Case) -> None:
 
 @suite.check("long-line", CLAUSE, "a line of 100 kB arrives in pieces and complete")
 def long_line(case: Case) -> None:
-    pod, container = _container(case, "sh", "-c", "head -c 100000 /dev/zero | tr '\\0' x; echo; echo end")
+    pod, container = container_of(case, "sh", "-c", "head -c 100000 /dev/zero | tr '\\0' x; echo; echo end")
     lab_of(case).client.wait_exited(container)
     pod.wait_log(container, "end")
     case.equal("".join(text for _s, _t, text in pod.log(container)), "x" * 100000 + "end", "the text")
@@ -44,21 +36,21 @@ def long_line(case: Case) -> None:
 
 @suite.check("exec", CLAUSE, "ExecSync returns output, errors and code")
 def exec_sync(case: Case) -> None:
-    _pod, container = _container(case)
+    _pod, container = container_of(case)
     result = lab_of(case).client.exec(container, "sh", "-c", "echo out; echo err >&2; exit 42")
     case.equal((result.stdout, result.stderr, result.exit_code), (b"out\n", b"err\n", 42), "result")
 
 
 @suite.check("exec-large", CLAUSE, "ExecSync returns 4 MB of output")
 def exec_large(case: Case) -> None:
-    _pod, container = _container(case)
+    _pod, container = container_of(case)
     result = lab_of(case).client.exec(container, "head", "-c", "4000000", "/dev/zero")
     case.equal((len(result.stdout), result.exit_code), (4000000, 0), "result")
 
 
 @suite.check("exec-timeout", CLAUSE, "a command that takes too long is killed, and the error says so")
 def exec_timeout(case: Case) -> None:
-    pod, container = _container(case)
+    pod, container = container_of(case)
     client = lab_of(case).client
     refused(
         case,
@@ -71,7 +63,7 @@ def exec_timeout(case: Case) -> None:
 
 @suite.check("exec-missing", CLAUSE, "a command that does not exist is an error that names it")
 def exec_missing(case: Case) -> None:
-    _pod, container = _container(case)
+    _pod, container = container_of(case)
     refused(case, lambda: lab_of(case).client.exec(container, "/no/such"), "/no/such|no such file|not found")
 
 
@@ -79,7 +71,7 @@ def exec_missing(case: Case) -> None:
 def exec_parallel(case: Case) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    _pod, container = _container(case)
+    _pod, container = container_of(case)
     client = lab_of(case).client
     with ThreadPoolExecutor(20) as pool:
         results = pool.map(lambda n: client.exec(container, "sh", "-c", f"echo {n}; exit {n}"), range(20))
@@ -89,7 +81,7 @@ def exec_parallel(case: Case) -> None:
 
 @suite.check("exec-ended", CLAUSE, "exec in a container that has ended is refused")
 def exec_ended(case: Case) -> None:
-    _pod, container = _container(case, "true")
+    _pod, container = container_of(case, "true")
     client = lab_of(case).client
     client.wait_exited(container)
     refused(case, lambda: client.exec(container, "true"), "not running|exited|stopped|state")
@@ -97,7 +89,7 @@ def exec_ended(case: Case) -> None:
 
 @suite.check("stop-grace", CLAUSE, "StopContainer sends the stop signal and waits for the end")
 def stop_grace(case: Case) -> None:
-    pod, container = _container(case, "sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done")
+    pod, container = container_of(case, "sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done")
     pod.wait_log(container, "ready")
     lab_of(case).client.stop(container, 30)
     case.equal(lab_of(case).client.status(container).exit_code, 9, "exit code")
@@ -105,7 +97,7 @@ def stop_grace(case: Case) -> None:
 
 @suite.check("stop-kill", CLAUSE, "a container that ignores the stop signal is killed after the grace")
 def stop_kill(case: Case) -> None:
-    pod, container = _container(case, "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done")
+    pod, container = container_of(case, "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done")
     pod.wait_log(container, "ready")
     lab_of(case).client.stop(container, 1)
     case.equal(lab_of(case).client.status(container).exit_code, 137, "exit code")
@@ -135,7 +127,7 @@ def created_removed(case: Case) -> None:
 @suite.check("out-of-memory", CLAUSE, "a container that exceeds its memory limit is reported as OOMKilled")
 def out_of_memory(case: Case) -> None:
     limits = cri.LinuxContainerResources(memory_limit_in_bytes=16 << 20)
-    _pod, container = _container(
+    _pod, container = container_of(
         case, "sh", "-c", "x=a; while :; do x=$x$x; done", linux=cri.LinuxContainerConfig(resources=limits)
     )
     status = lab_of(case).client.wait_exited(container)
@@ -147,7 +139,7 @@ def user(case: Case) -> None:
     context = cri.LinuxContainerSecurityContext(
         run_as_user=cri.Int64Value(value=1234), run_as_group=cri.Int64Value(value=4321), supplemental_groups=[77]
     )
-    pod, container = _container(
+    pod, container = container_of(
         case,
         *FOREVER,
         linux=cri.LinuxContainerConfig(security_context=context),
@@ -164,7 +156,7 @@ def user(case: Case) -> None:
 def mounts(case: Case) -> None:
     source = case.directory("mount")
     (source / "file").write_text("content")
-    pod, container = _container(
+    pod, container = container_of(
         case,
         *FOREVER,
         mounts=[
@@ -182,7 +174,7 @@ def mounts(case: Case) -> None:
 @suite.check("read-only-root", CLAUSE, "a read-only root file system refuses writes")
 def read_only_root(case: Case) -> None:
     context = cri.LinuxContainerSecurityContext(readonly_rootfs=True)
-    _pod, container = _container(case, *FOREVER, linux=cri.LinuxContainerConfig(security_context=context))
+    _pod, container = container_of(case, *FOREVER, linux=cri.LinuxContainerConfig(security_context=context))
     result = lab_of(case).client.exec(container, "touch", "/x")
     case.matches(result.stderr.decode(), "read-only", "the error")
 
@@ -190,7 +182,7 @@ def read_only_root(case: Case) -> None:
 @suite.check("capabilities", CLAUSE, "capabilities are dropped as asked")
 def capabilities(case: Case) -> None:
     context = cri.LinuxContainerSecurityContext(capabilities=cri.Capability(drop_capabilities=["ALL"]))
-    pod, container = _container(case, *FOREVER, linux=cri.LinuxContainerConfig(security_context=context))
+    pod, container = container_of(case, *FOREVER, linux=cri.LinuxContainerConfig(security_context=context))
     case.matches(pod.out(container, "cat", "/proc/1/status"), r"CapEff:\s+0{16}$", "effective capabilities")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conformance.case import Case
 from conformance.cri import stream
-from conformance.cri.lab import FOREVER, lab_of
+from conformance.cri.lab import FOREVER, container_of, lab_of
 from conformance.registry import Suite
 
 suite = Suite("cri-streams", "cri")
@@ -20,22 +20,16 @@ def _exec(case: Case, container: str, *command: str, stdin: bool = False, tty: b
     return connection
 
 
-def _container(case: Case, *command: str, **fields: object) -> str:
-    container = lab_of(case).shared_pod().run(*command, **fields)
-    case.defer(lambda: lab_of(case).client.remove(container))
-    return container
-
-
 @suite.check("exec", CLAUSE, "exec streams both outputs and ends with the code")
 def exec_output(case: Case) -> None:
-    container = _container(case, *FOREVER)
+    _pod, container = container_of(case, *FOREVER)
     result = stream.read_all(_exec(case, container, "sh", "-c", "echo out; echo err >&2; exit 7"))
     case.equal((result.stdout, result.stderr, result.exit_code), (b"out\n", b"err\n", 7), "result")
 
 
 @suite.check("exec-stdin", CLAUSE, "exec carries input to the command")
 def exec_stdin(case: Case) -> None:
-    container = _container(case, *FOREVER)
+    _pod, container = container_of(case, *FOREVER)
     connection = _exec(case, container, "head", "-c", "200000", stdin=True)
     sent = bytes(range(256)) * 800
     for at in range(0, 200000, 10000):
@@ -46,7 +40,7 @@ def exec_stdin(case: Case) -> None:
 
 @suite.check("exec-tty", CLAUSE, "exec with a terminal: echo, size, interrupt")
 def exec_tty(case: Case) -> None:
-    container = _container(case, *FOREVER)
+    _pod, container = container_of(case, *FOREVER)
     connection = _exec(case, container, "sh", stdin=True, tty=True)
     stream.resize(connection, 91, 37)
     connection.send(stream.STDIN, b"echo mark$((40+2))\n")
@@ -64,8 +58,8 @@ def exec_tty(case: Case) -> None:
 @suite.check("attach", CLAUSE, "attach carries input and output of the first process; it can be repeated")
 def attach(case: Case) -> None:
     script = "echo ready; while read line; do echo got $line; done; echo end"
-    container = _container(case, "sh", "-c", script, stdin=True)
-    lab_of(case).shared_pod().wait_log(container, "ready")
+    pod, container = container_of(case, "sh", "-c", script, stdin=True)
+    pod.wait_log(container, "ready")
     for word in (b"one", b"two"):
         response = lab_of(case).client.call("Attach", container_id=container, stdin=True, stdout=True, stderr=True)
         connection = stream.WebSocket(response.url)
@@ -76,7 +70,7 @@ def attach(case: Case) -> None:
 
 @suite.check("attach-tty", CLAUSE, "attach to a container with a terminal")
 def attach_tty(case: Case) -> None:
-    container = _container(case, "sh", stdin=True, tty=True)
+    _pod, container = container_of(case, "sh", stdin=True, tty=True)
     response = lab_of(case).client.call("Attach", container_id=container, stdin=True, stdout=True, tty=True)
     connection = stream.WebSocket(response.url)
     case.defer(connection.close)
@@ -89,9 +83,8 @@ def attach_tty(case: Case) -> None:
 
 @suite.check("port-forward", CLAUSE, "port-forward reaches a server on the pod's localhost and one on all addresses")
 def port_forward(case: Case) -> None:
-    pod = lab_of(case).shared_pod()
     script = "mkdir -p /www; echo served > /www/index.html; httpd -p 127.0.0.1:8081 -h /www; httpd -f -p 8082 -h /www"
-    container = _container(case, "sh", "-c", script)
+    pod, container = container_of(case, "sh", "-c", script)
     for port in (8081, 8082):
         wait = f"for i in 1 2 3 4 5 6 7 8 9; do wget -qO- http://127.0.0.1:{port}/ && break; sleep 0.3; done"
         case.equal(pod.out(container, "sh", "-c", wait), "served\n", "answer inside")

@@ -135,7 +135,10 @@ class TaskService:
             return await work
         except asyncio.CancelledError:
             work.cancel()
-            raise
+            caller = asyncio.current_task()
+            if caller is not None and caller.cancelling():
+                raise
+            raise WrongState(f"container {task.id} was deleted while it was being created") from None
         finally:
             self._creations.pop(task.id, None)
 

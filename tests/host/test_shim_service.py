@@ -410,7 +410,7 @@ async def test_delete_cancels_a_create_that_hangs(shim: Harness) -> None:
     with pytest.raises(WrongState, match="still being created"):
         await shim.call("State", id="c")
     assert (await shim.call("Delete", id="c")).exit_status == 137
-    with pytest.raises(OciRuntimeError):
+    with pytest.raises(WrongState, match="container c was deleted while it was being created"):
         await creating
     assert not shim.host.prepared
 
