@@ -16,7 +16,6 @@ from oci_runtime.errors import (
     AlreadyExists,
     InvalidInput,
     NotFound,
-    OciRuntimeError,
     Unavailable,
     Unsupported,
     WrongState,

@@ -1,0 +1,82 @@
+"""Runs of the conformance suites, as users run them. Each engine has a file of its own: workers take files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+VMPOD = Path(sys.executable).with_name("vmpod")
+CONSOLES = "{root}/**/.sandboxes/*/console.log"
+FULL = os.environ.get("VMPOD_TEST_CONFORMANCE") == "full"
+QUICK = {
+    "oci": [
+        "lifecycle",
+        "cleanliness.whole-life",
+        "cleanliness.failed-create",
+        "hooks.state-*",
+        "namespaces.refused-*",
+    ],
+    "conmon": ["conmon.sandbox*", "conmon.member*", "conmon.exec-*", "conmon.stop*", "conmon.dropped-infra"],
+    "ctr": ["ctr.run", "ctr.detached", "ctr.exec", "ctr.kill"],
+    "podman": [
+        "podman.info",
+        "podman.run",
+        "podman.detached",
+        "podman.exec",
+        "podman.stats",
+        "podman.copy",
+        "podman.top",
+        "podman.checkpoint",
+        "podman.host-network",
+        "podman.network",
+        "podman.connect",
+    ],
+    "docker": [
+        "docker.run",
+        "docker.detached",
+        "docker.exec",
+        "docker.stop",
+        "docker.bridge",
+        "docker.connect",
+        "docker.checkpoint",
+        "docker.host-network",
+        "docker.device-host",
+    ],
+}
+
+
+def run_suite(report: Path, runtime: str, *arguments: str) -> dict[str, str]:
+    """Run the suites; return the status of each check. Fails with the unexpected results."""
+    argv = [sys.executable, "-m", "conformance", "--runtime", runtime, "--report", str(report), "--verbose", *arguments]
+    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-4000:]
+    (record,) = report.glob("*.json")
+    return {result["id"]: result["status"] for result in json.loads(record.read_text())["results"]}
+
+
+def chosen(engine: str) -> list[str]:
+    """The engine, and unless the whole of it is asked for, the selection that every test run affords."""
+    selection = [] if FULL else QUICK[engine]
+    return ["--engine", engine, *(word for pattern in selection for word in ("--select", pattern))]
+
+
+def run_vmpod(report: Path, engine: str) -> None:
+    """The engine's checks on vmpod, with the patience that emulated machines need."""
+    assert run_suite(report, str(VMPOD), *chosen(engine), "--slow", "4", "--console-glob", CONSOLES)
+
+
+def run_control(report: Path, engine: str) -> None:
+    """The same checks on an established runtime."""
+    assert run_suite(report, installed("crun"), *chosen(engine))
+
+
+def installed(program: str) -> str:
+    """The path of a runtime that the tests need."""
+    path = shutil.which(program)
+    assert path, f"{program} is not installed"
+    return path
