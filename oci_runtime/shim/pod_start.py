@@ -56,9 +56,10 @@ def start_pod(handover: Handover, config_path: str, began_ns: int) -> StartedPod
     record = SandboxRecord.load(handover.directory)
     with contextlib.ExitStack() as undo:
         holder = start_holder(bundle.spec.namespaces)
-        undo.callback(_end, holder)
         pod = StartedPod(handover.arguments.id, holder, holds_machine=handover.owner)
+        # A cgroup goes only when it is empty: the holder and this process leave before.
         undo.callback(pod.remove_cgroup)
+        undo.callback(_end, holder)
         undo.callback(pod.leave_cgroup)
         procs = _make_cgroup(pod, handover, bundle.raw.get("linux") or {}, record)
         try:

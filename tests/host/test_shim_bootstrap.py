@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from oci_runtime.host.cgroups import plan_group, read_layout
 from oci_runtime.shim.location import layout_for
 from oci_runtime.shim.proto.task_pb2 import DeleteResponse
 from oci_runtime.shim.proto.types_pb2 import RuntimeInfo
@@ -230,6 +231,16 @@ def test_sigterm_ends_a_shim_and_leaves_nothing(engine: Engine) -> None:
     engine.start(engine.bundle("a"))
     engine.stop()
     assert not list(Path(engine.layout.root).glob(".sandboxes/*"))
+
+
+def test_a_machine_that_cannot_start_gives_its_cgroups_back_while_the_shim_lives(engine: Engine) -> None:
+    name = f"cgroup-{os.getpid()}"
+    paths = plan_group(read_layout(), "", name).paths
+    engine.start(engine.bundle(name))
+    logs = Path(engine.layout.sandbox(name), "sandbox.log")
+    engine.wait(lambda: "cannot launch the virtual machine" in logs.read_text())
+    assert engine.shims() and paths
+    assert not [path for path in paths if os.path.exists(path)], logs.read_text()
 
 
 def test_a_termination_is_held_back_until_the_pod_can_end_in_order(engine: Engine) -> None:
