@@ -246,7 +246,7 @@ def restart(case: Case) -> None:
     case.equal(box.inside("cat /opt/kept"), "kept\n", "file")
 
 
-@suite.check("stop", PODMAN, "stop sends TERM and reports the exit code; start runs it again; rm")
+@suite.check("stop", PODMAN, "stop sends TERM and reports the exit code; start runs it again")
 def stop(case: Case) -> None:
     box = case.shared(counting)
     box.wait_log("up")
@@ -255,15 +255,16 @@ def stop(case: Case) -> None:
     case.contains(box.do("logs").out, "got-term", "log")
     case.succeeded(box.do("start"))
     case.equal(box.inspect("{{.State.Status}}"), "running", "status after start")
-    case.succeeded(box.do("rm", flags=("--force", "--time", "0")))
 
 
-@suite.check("stop-kill", PODMAN, "stop of a container that ignores TERM: KILL, 137")
+@suite.check("stop-kill", PODMAN, "stop of a container that ignores TERM: KILL, 137; rm")
 def stop_kill(case: Case) -> None:
     box = Box(case.session, "sh", "-c", "trap '' TERM; while :; do sleep 0.2; done", flags=("--network", "none"))
     case.defer(box.remove)
     case.succeeded(box.do("stop", flags=("--time", "1")))
     case.equal(box.inspect("{{.State.ExitCode}}"), "137", "exit code")
+    case.succeeded(box.do("rm"))
+    case.refused(box.do("logs"), "no such container")
 
 
 @suite.check("healthcheck", PODMAN, "a healthcheck runs inside and its result counts")
