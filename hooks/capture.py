@@ -1,7 +1,8 @@
 #!/usr/bin/python3 -I
 """OCI hook, stage poststart: write the packets of a pod that asks for it into a file, until the pod ends.
 
-    capture.py [--annotation NAME] [--directory DIR] [--max-mib N]     the container's state on standard input
+    capture.py [--annotation NAME] [--directory DIR] [--max-mib N] [--ready-s N]
+                                                                the container's state on standard input
 
 The annotation's value is `true` (the pod's first interface) or the name of one of its interfaces, and nothing else: it
 comes from whoever wrote the pod. The file is DIR/<container id>.pcap, then <container id>.2.pcap and so on; tcpdump may
@@ -22,12 +23,15 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from typing import NoReturn
 
 MAX_STATE_BYTES = 4 << 20
 MAX_FILES = 100
-READY_S = 10
+MAX_NEWS_BYTES = 4096
 STOP_S = 5
+# What the supervisor may take beside tcpdump before it is given up.
+MARGIN_S = 2 * STOP_S
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,200}")
 _INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,14}")
 
@@ -42,12 +46,13 @@ def main() -> int:
     parser.add_argument("--annotation", default="io.vmpod.capture")
     parser.add_argument("--directory", default="/var/log/vmpod/captures")
     parser.add_argument("--max-mib", type=int, default=64)
+    parser.add_argument("--ready-s", type=float, default=10)
     options = parser.parse_args()
     try:
         container_id, pid, value = read_state(sys.stdin.buffer.read(MAX_STATE_BYTES + 1), options.annotation)
         if value in ("", "false"):
             return 0
-        start(container_id, pid, value, options.directory, options.max_mib)
+        start(container_id, pid, value, options)
     except (Refused, OSError, ValueError) as error:
         print(f"capture: {error}", file=sys.stderr)
         return 1
@@ -73,8 +78,11 @@ def read_state(document: bytes, annotation: str) -> tuple[str, int, str]:
     return container_id, pid, value
 
 
-def start(container_id: str, pid: int, value: str, directory: str, max_mib: int) -> None:
-    """Start tcpdump in the namespace of a process, and a supervisor that outlives this program."""
+def start(container_id: str, pid: int, value: str, options: argparse.Namespace) -> None:
+    """Start tcpdump in the namespace of a process, and a supervisor that outlives this program.
+
+    Raises Refused, and leaves neither process nor file then.
+    """
     process = os.pidfd_open(pid)
     namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
     interface = choose_interface(pid, value)
@@ -83,16 +91,26 @@ def start(container_id: str, pid: int, value: str, directory: str, max_mib: int)
     # The descriptors are those of that process, as it was alive after they had been opened.
     if is_of_host(namespace):
         raise Refused(f"container {container_id} uses the network of the host, which is not captured")
-    path, output = open_output(directory, container_id)
+    path, output = open_output(options.directory, container_id)
     news, ours = os.pipe()
-    if os.fork() == 0:
-        supervise(process, namespace, interface, output, max_mib << 20, ours)
+    supervisor = os.fork()
+    if supervisor == 0:
+        supervise(process, namespace, interface, output, options.max_mib << 20, options.ready_s, ours)
     os.close(ours)
-    ready, _, _ = select.select([news], [], [], READY_S)
-    problem = os.read(news, 4096).decode("utf-8", "replace") if ready else "tcpdump did not start in time"
+    ready, _, _ = select.select([news], [], [], options.ready_s + MARGIN_S)
+    problem = os.read(news, MAX_NEWS_BYTES).decode("utf-8", "replace") if ready else ""
     if problem != "ready":
+        end_session(supervisor)
         os.unlink(path)
         raise Refused(f"interface {interface}: {problem or 'tcpdump did not start'}")
+
+
+def end_session(leader: int) -> None:
+    """Kill a child of ours and, where it leads a session already, whatever is in it."""
+    os.kill(leader, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+    os.waitpid(leader, 0)
 
 
 def is_of_host(namespace: int) -> bool:
@@ -138,7 +156,9 @@ def open_output(directory: str, container_id: str) -> tuple[str, int]:
     raise Refused(f"{directory} has {MAX_FILES} captures of container {container_id} already")
 
 
-def supervise(process: int, namespace: int, interface: str, output: int, max_bytes: int, news: int) -> NoReturn:
+def supervise(
+    process: int, namespace: int, interface: str, output: int, max_bytes: int, ready_s: float, news: int
+) -> NoReturn:
     """The child: run tcpdump until it or the container's process ends. Holds none of the runtime's descriptors."""
     try:
         os.setsid()
@@ -160,20 +180,36 @@ def supervise(process: int, namespace: int, interface: str, output: int, max_byt
         for fd in (namespace, output):
             os.close(fd)
         assert tcpdump.stderr is not None
-        lines = []
-        for line in tcpdump.stderr:
-            lines.append(line.decode("utf-8", "replace").strip())
-            if "listening on" in lines[-1]:
-                os.write(news, b"ready")
-                break
-        else:
-            os.write(news, " ".join(lines[-3:]).encode()[:4096] or b"tcpdump ended")
+        problem = wait_ready(process, tcpdump.stderr.fileno(), ready_s)
+        if problem:
+            tcpdump.kill()
+            tcpdump.wait()
+        os.write(news, problem.encode()[:MAX_NEWS_BYTES] or b"ready")
         os.close(news)
-        wait_for_end(process, tcpdump)
+        if not problem:
+            wait_for_end(process, tcpdump)
     except OSError as error:
-        os.write(news, str(error).encode()[:4096])
+        os.write(news, str(error).encode()[:MAX_NEWS_BYTES])
     finally:
         os._exit(0)
+
+
+def wait_ready(process: int, errors: int, ready_s: float) -> str:
+    """Wait until tcpdump says that it listens; return "" then, else what it says, or why nobody waits any longer."""
+    end = time.monotonic() + ready_s
+    seen = b""
+    while b"listening on" not in seen:
+        ready, _, _ = select.select([errors, process], [], [], max(0.0, end - time.monotonic()))
+        if process in ready:
+            return "the container has ended"
+        if not ready:
+            return f"tcpdump did not start within {ready_s:g} s"
+        data = os.read(errors, MAX_NEWS_BYTES)
+        seen = (seen + data)[-MAX_NEWS_BYTES:]
+        if not data:
+            lines = seen.decode("utf-8", "replace").splitlines()[-3:]
+            return " ".join(line.strip() for line in lines) or "tcpdump ended"
+    return ""
 
 
 def wait_for_end(process: int, tcpdump: subprocess.Popen[bytes]) -> None:

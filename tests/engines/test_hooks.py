@@ -156,6 +156,33 @@ def test_states_that_are_none(tmp_path: Path, victim: subprocess.Popen[bytes]) -
     assert not (tmp_path / "captures").exists()
 
 
+def start_with_slow_tcpdump(directory: Path, document: object, ready_s: int) -> subprocess.Popen[bytes]:
+    """capture.py with a tcpdump that never says that it listens."""
+    slow = directory / "tcpdump"
+    slow.write_text("#!/bin/sh\necho starting >&2\nexec sleep 1000\n")
+    slow.chmod(0o755)
+    program = shutil.which("tcpdump", path="/usr/sbin:/usr/bin:/sbin:/bin")
+    script = f'mount --bind {slow} {program} && exec "$0" "$@"'
+    argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(CAPTURE)]
+    argv += ["--directory", str(directory), "--ready-s", str(ready_s)]
+    capture = subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert capture.stdin
+    capture.stdin.write(json.dumps(document).encode())
+    capture.stdin.close()
+    return capture
+
+
+def test_a_slow_tcpdump_is_given_up_and_leaves_nothing(tmp_path: Path, victim: subprocess.Popen[bytes]) -> None:
+    for ready_s, words in ((1, b"did not start within 1 s"), (60, b"the container has ended")):
+        with start_with_slow_tcpdump(tmp_path, state(victim.pid, "true"), ready_s) as capture:
+            if ready_s == 60:
+                wait_until(lambda: tcpdumps(tmp_path), "tcpdump is there", 60)
+                victim.kill()
+            assert capture.stderr and words in capture.stderr.read()
+        assert capture.returncode == 1
+        assert not tcpdumps(tmp_path) and not list(tmp_path.glob("*.pcap"))
+
+
 def test_the_network_of_the_host_is_not_captured(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "1000"]) as process:
         done = run_capture(tmp_path, state(process.pid, "lo"))
