@@ -82,8 +82,10 @@ class Client:
     def run(self, *arguments: str, stdin: bytes = b"", deadline_s: float = 60) -> Outcome:
         """Run a command to its end and return what came of it. Raises DeadlineMissed."""
         runtime = self.session.runtime
-        deadline = runtime.deadline(deadline_s)
-        return runtime.command([*self.argv, *arguments], stdin=stdin, deadline_s=deadline, environment=self.environment)
+        argv, deadline_s = [*self.argv, *arguments], runtime.deadline(deadline_s)
+        # podman's conmon leaves a file in the directory from which podman is called when a container runs out of memory.
+        place = self.session.scratch
+        return runtime.command(argv, stdin=stdin, deadline_s=deadline_s, environment=self.environment, cwd=place)
 
     def must(self, *arguments: str, stdin: bytes = b"", deadline_s: float = 60) -> str:
         """Run a command that has to succeed and return its stdout. Raises CheckFailed."""
