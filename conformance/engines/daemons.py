@@ -83,7 +83,7 @@ class Client:
         """Run a command to its end and return what came of it. Raises DeadlineMissed."""
         runtime = self.session.runtime
         argv, deadline_s = [*self.argv, *arguments], runtime.deadline(deadline_s)
-        # podman's conmon leaves a file in the directory from which podman is called when a container runs out of memory.
+        # Where podman is called, its conmon leaves a file when a container runs out of memory.
         place = self.session.scratch
         return runtime.command(argv, stdin=stdin, deadline_s=deadline_s, environment=self.environment, cwd=place)
 
