@@ -301,11 +301,13 @@ class Creation:
     def _create_in_guest(self) -> None:
         """Attach first: from then on the container dies with this command. Then create, then hand the stream over."""
         volumes = self.config.storage.direct_volumes
-        sources = open_sources(self.bundle.raw, self.bundle.path, with_view=True, volumes=volumes)
-        for warning in sources.warnings:
-            log.warning(warning)
-        stream = Client.connect(self.sandbox.directory, self.config.vm.boot_timeout_s + _CREATE_MARGIN_S)
-        try:
+        with contextlib.ExitStack() as leaving:
+            sources = open_sources(self.bundle.raw, self.bundle.path, with_view=True, volumes=volumes)
+            leaving.callback(sources.close)
+            for warning in sources.warnings:
+                log.warning(warning)
+            stream = Client.connect(self.sandbox.directory, self.config.vm.boot_timeout_s + _CREATE_MARGIN_S)
+            leaving.callback(stream.close)
             netns = os.open(f"/proc/{self.proxy.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             sources.add({"kind": "netns"}, netns)
             stream.begin_attach(self.options.id)
@@ -324,14 +326,9 @@ class Creation:
             for warning in answer.get("warnings") or ():
                 log.warning(str(warning))
             fd = stream.finish_attach()
-            try:
-                self._show_files(sources)
-                self.proxy.hand_over(fd)
-            finally:
-                os.close(fd)
-        finally:
-            stream.close()
-            sources.close()
+            leaving.callback(os.close, fd)
+            self._show_files(sources)
+            self.proxy.hand_over(fd)
 
     def _show_files(self, sources: Sources) -> None:
         """Give the proxy the container's files as its root, now that the guest has made all mount points in it."""

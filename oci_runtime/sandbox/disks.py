@@ -13,6 +13,7 @@ from oci_runtime.config.model import StorageConfig
 from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError, Unsupported
 from oci_runtime.log import get_logger
 from oci_runtime.state.layout import short_id
+from oci_runtime.storage.claims import NONE, claim
 from oci_runtime.storage.volumes import forget_pod, note_pod
 from oci_runtime.ttrpc.proto.agent_pb2 import Disk
 from oci_runtime.vm.hotplug import PluggedDevice
@@ -31,7 +32,7 @@ class _Plugged:
     """A disk in the machine. key: what it is on the host. users: ids of the containers that have it.
 
     target, fstype: where and as what its file system is mounted in the guest, if it is. volume: the path that it is the
-    direct volume of.
+    direct volume of. claim: a descriptor that keeps the host from mounting it, or NONE.
     """
 
     key: Key
@@ -41,6 +42,13 @@ class _Plugged:
     target: str = ""
     fstype: str = ""
     volume: str = ""
+    claim: int = NONE
+
+    def let_go(self) -> None:
+        """Give up the claim. Idempotent."""
+        if self.claim != NONE:
+            os.close(self.claim)
+            self.claim = NONE
 
 
 class PodDisks:
@@ -64,11 +72,20 @@ class PodDisks:
         # What is wanted for writing comes first: who wants to read the same disk shares it.
         for description, fd in sorted(wanted, key=lambda pair: bool(pair[0].get("readonly"))):
             number = int(description["major"]), int(description["minor"])
-            plugged = await self._use(container_id, fd, readonly=bool(description.get("readonly")), shared=True)
+            plugged = await self._use(container_id, fd, readonly=bool(description.get("readonly")))
             disks.setdefault(
                 number, Disk(pci_path=plugged.device.guest_path, host_major=number[0], host_minor=number[1])
             )
         return tuple(disks.values())
+
+    async def check(self, wanted: Iterable[tuple[Mapping[str, Any], int]]) -> None:
+        """Refuse disks to be mounted that the host or another pod uses; long before there is a guest to mount them.
+
+        Raises: HostError naming the first of them.
+        """
+        for description, fd in wanted:
+            if not any(disk.key == _key(fd) for disk in self._plugged):
+                await asyncio.to_thread(claim, fd, str(description["what"]), keep=False)
 
     async def mount(self, container_id: str, description: Mapping[str, Any], fd: int) -> str:
         """Mount the file system of a disk in the guest, once for all containers that have it; return its path there.
@@ -77,7 +94,9 @@ class PodDisks:
         disk is mounted as another type.
         """
         fstype = str(description["fstype"])
-        plugged = await self._use(container_id, fd, readonly=bool(description["readonly"]), shared=False)
+        plugged = await self._use(
+            container_id, fd, readonly=bool(description["readonly"]), to_mount=str(description["what"])
+        )
         async with self._lock:
             if plugged.target and plugged.fstype != fstype:
                 raise InvalidInput(f"disk {plugged.device.id} is mounted as {plugged.fstype} and cannot be {fstype}")
@@ -104,10 +123,10 @@ class PodDisks:
         )
         plugged.target, plugged.fstype = target, str(description["fstype"])
 
-    async def _use(self, container_id: str, fd: int, *, readonly: bool, shared: bool) -> _Plugged:
+    async def _use(self, container_id: str, fd: int, *, readonly: bool, to_mount: str = "") -> _Plugged:
         """The disk behind a descriptor, plugged if it is not. Two views of one disk would have two page caches.
 
-        shared: whether machines of other pods may write to the same disk.
+        to_mount: what it is called, if the guest mounts its file system; else others may write to the same disk.
         """
         if self._driver == "none":
             raise Unsupported("this pod takes no disks: storage.block_driver is none")
@@ -117,12 +136,21 @@ class PodDisks:
             if found:
                 plugged = min(found, key=lambda disk: disk.readonly)
             else:
-                machine = await self._machine.machine()
-                device = await machine.plug_disk(fd, readonly=readonly, bus=self._driver, shared=shared)
-                plugged = _Plugged(key, readonly, device)
+                plugged = await self._plug(key, fd, readonly, to_mount)
                 self._plugged.append(plugged)
             plugged.users.add(container_id)
             return plugged
+
+    async def _plug(self, key: Key, fd: int, readonly: bool, to_mount: str) -> _Plugged:
+        machine = await self._machine.machine()
+        held = await asyncio.to_thread(claim, fd, to_mount, keep=not readonly) if to_mount else NONE
+        try:
+            device = await machine.plug_disk(fd, readonly=readonly, bus=self._driver, shared=not to_mount)
+        except BaseException:
+            if held != NONE:
+                os.close(held)
+            raise
+        return _Plugged(key, readonly, device, claim=held)
 
     async def detach(self, container_id: str) -> None:
         """Take a container's disks away, those out of the machine that nobody else has. Idempotent.
@@ -145,6 +173,7 @@ class PodDisks:
             log.warning("a disk stays in the machine", device=disk.device.id, reason=error.message)
         else:
             self._plugged.remove(disk)
+            disk.let_go()
             self._forget_volume(disk)
 
     def _forget_volume(self, disk: _Plugged) -> None:
@@ -159,6 +188,11 @@ class PodDisks:
         """The machine is gone, and its disks with it: nobody shall ask it for its volumes. Idempotent."""
         for disk in self._plugged:
             self._forget_volume(disk)
+
+    def let_go(self) -> None:
+        """QEMU has ended: the host may have what it wrote to. Idempotent."""
+        for disk in self._plugged:
+            disk.let_go()
 
     async def operate(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Op `volume` of the control socket: `stats`, or `resize` with the `size` in bytes, of the volume at `path`.

@@ -47,7 +47,7 @@ class RootOverlays:
                 make_scratch, self._storage.scratch_directory, self._storage.scratch_size_mib
             )
             try:
-                description = {"fstype": "ext4", "options": ["noatime"], "readonly": False}
+                description = {"what": "scratch disk", "fstype": "ext4", "options": ["noatime"], "readonly": False}
                 upper = await self._disks.mount(container_id, description, scratch)
             finally:
                 os.close(scratch)

@@ -206,6 +206,7 @@ class VirtualMachine:
         undo.push_async_callback(self._forget_watched, container.id)
         undo.push_async_callback(self._overlays.remove, container.id)
         sources = await self._attach_sources(request)
+        await self._disks.check(sources.mounted)
         if sources.functions:
             machine = await self.machine()
             undo.push_async_callback(self._vfio.detach, machine, container.id)
@@ -435,6 +436,7 @@ class VirtualMachine:
                 await asyncio.wait_for(step, stop_s + _CLOSE_S)
             except Exception as error:  # noqa: BLE001 - the other steps must be tried whatever this one does
                 log.error("cannot undo", step=name, reason=repr(error))
+        self._disks.let_go()
         for future in (self._connected, self._greeted, self._ready):
             if not future.done():
                 future.set_exception(Unavailable(self.failure or "the pod has ended"))

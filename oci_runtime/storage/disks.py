@@ -21,18 +21,16 @@ if TYPE_CHECKING:
     from oci_runtime.storage.sources import Sources
 
 
-def open_disk(path: str, what: str, *, readonly: bool, exclusive: bool = False) -> tuple[int, bool]:
+def open_disk(path: str, what: str, *, readonly: bool) -> tuple[int, bool]:
     """Open a block device or an image file for the machine; return its descriptor and whether it is read-only.
 
-    what: names it in messages. exclusive: for a file system that the guest will mount; a device that the host has in
-    use is refused. A device that the host has as read-only is so in the guest. Raises: NotFound, InvalidInput (neither
-    of the two), HostError.
+    what: names it in messages. A device that the host has as read-only is so in the guest. Whether the host uses it is
+    asked by the sandbox process (claims.py), which knows what the pod has already. Raises: NotFound, InvalidInput
+    (neither of the two), HostError.
     """
     flags = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     try:
         mode = os.stat(path).st_mode
-        if exclusive and stat.S_ISBLK(mode):
-            flags |= os.O_EXCL  # without O_CREAT: fails while it is mounted or otherwise claimed
         if not (stat.S_ISBLK(mode) or stat.S_ISREG(mode)):  # before it is opened: for a device that has effects
             raise InvalidInput(f"{what}: neither a block device nor an image file")
         if readonly or (stat.S_ISBLK(mode) and _is_readonly(os.stat(path).st_rdev)):
@@ -41,8 +39,7 @@ def open_disk(path: str, what: str, *, readonly: bool, exclusive: bool = False) 
     except FileNotFoundError as error:
         raise NotFound(f"{what}: {os.strerror(errno.ENOENT)}") from error
     except OSError as error:
-        hint = {errno.EBUSY: "the host uses it: unmount it there first"}.get(error.errno or 0, "")
-        hint = "the host has no such disk" if error.errno in (errno.ENXIO, errno.ENODEV) else hint
+        hint = "the host has no such disk" if error.errno in (errno.ENXIO, errno.ENODEV) else ""
         raise HostError.from_oserror(error, "open", what, hint=hint) from error
 
 
@@ -75,7 +72,7 @@ def open_root(sources: Sources, path: str, *, readonly: bool, fstype: str = "", 
     the guest mounts), and as open_disk.
     """
     what = f"root.path {path}"
-    descriptor, readonly = open_disk(path, what, readonly=readonly, exclusive=True)
+    descriptor, readonly = open_disk(path, what, readonly=readonly)
     try:
         fstype = fstype or superblock.detect(os.pread(descriptor, superblock.HEAD_BYTES, 0))
         if fstype not in superblock.NAMES:
@@ -87,14 +84,16 @@ def open_root(sources: Sources, path: str, *, readonly: bool, fstype: str = "", 
     except BaseException:
         os.close(descriptor)
         raise
-    sources.add(description | {"kind": "root-disk", "fstype": fstype, "options": list(options)}, descriptor)
+    root = {"kind": "root-disk", "what": what, "fstype": fstype, "options": list(options)}
+    sources.add(description | root, descriptor)
 
 
 def open_volume(sources: Sources, index: int, what: str, volume: Mapping[str, Any], *, readonly: bool) -> None:
     """Open the disk of a direct volume (volumes.find) for the mount `index`. Raises: as open_disk."""
     device = str(volume["device"])
-    descriptor, readonly = open_disk(device, f"{what}: volume {device}", readonly=readonly, exclusive=True)
-    description = describe(descriptor, readonly) | {"kind": "volume", "mount": index}
+    what = f"{what}: volume {device}"
+    descriptor, readonly = open_disk(device, what, readonly=readonly)
+    description = describe(descriptor, readonly) | {"kind": "volume", "what": what, "mount": index}
     metadata = volume.get("metadata") or {}
     sources.add(
         description

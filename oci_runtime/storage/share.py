@@ -1,10 +1,12 @@
 """The share of a sandbox: a directory tree of the host that virtiofsd serves and the guest mounts at one place.
 
-Three mounts of one small tmpfs, all at or below `share` in the sandbox's directory:
+One small tmpfs, mounted three times at or below `share` in the sandbox's directory:
 
 - `share` itself, private. On a host whose mounts are shared, the mount namespaces of other services get an empty copy
   of it; nothing that happens inside reaches them, so no service ever holds a container's files.
 - `share/tree`, in a propagation group of its own: ours to put mount points in.
+- `share/staging`, a directory of the private one: a tree comes here first, so that what must not be served is taken out
+  of it where virtiofsd has never been able to look.
 - `share/served`, its peer, read-only: the root directory of virtiofsd, so that a guest can neither fill the host's
   memory there nor rename what we attach. What is attached below `tree` appears here, and from here in virtiofsd's
   mount namespace, whose copy is a slave. Where the host's `/` is private, this is the only way in.
@@ -20,6 +22,7 @@ and memory maps would not meet.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
@@ -28,7 +31,7 @@ from pathlib import Path
 
 from oci_runtime.errors import AlreadyExists, HostError, InvalidInput, OciRuntimeError
 from oci_runtime.host import syscalls
-from oci_runtime.host.mounts import list_mounts, read_mounts, unmount_tree
+from oci_runtime.host.mounts import detach_mount, list_mounts, read_mounts
 from oci_runtime.storage.mount_kinds import KERNEL_TYPES
 
 GUEST_ROOT = "/run/vmpod/share"
@@ -37,6 +40,7 @@ _TMPFS_OPTIONS = "mode=0700,size=8m,nr_inodes=32k"
 # Passable, not readable: in the guest, root of a user namespace is nobody here.
 _PASSABLE = 0o711
 _POOLED = "data"
+_TAKING_OUT_TRIES = 20
 _MAX_ID = 200  # leaves room for the number: a file name has 255 bytes
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}")
 # The guest's mounts never reach the host, so what shares only receives, as a slave does. A peer of the host's mount
@@ -67,6 +71,7 @@ class Share:
         self._base = directory / "share"
         self.root = self._base / "tree"
         self.served = self._base / "served"
+        self._staging = self._base / "staging"
         self._containers: dict[str, str] = {}
         self._volumes: dict[tuple[str, str], _Volume] = {}  # by pool key, and which mounts are read-only
         self._numbers = itertools.count(1)
@@ -95,6 +100,7 @@ class Share:
         for path in (self.root, self.served):
             path.mkdir()
             path.chmod(_PASSABLE)
+        self._staging.mkdir(mode=0o700)
         syscalls.mount(str(self.root), str(self.root), flags=syscalls.MS_BIND)
         syscalls.mount_setattr(str(self.root), 0, propagation=syscalls.MS_SHARED)
         view = syscalls.open_tree(str(self.root), syscalls.OPEN_TREE_CLONE)
@@ -156,22 +162,38 @@ class Share:
         try:
             _make_directory(target.parent, made)
             _make_mount_point(target, is_directory, made)
-            syscalls.mount_setattr("", 0, propagation=PROPAGATION[propagation], fd=tree_fd)
+            # Device nodes are the guest's own: a daemon that could be made to open the host's would not get through.
+            syscalls.mount_setattr("", syscalls.MOUNT_ATTR_NODEV, propagation=PROPAGATION[propagation], fd=tree_fd)
             if readonly:
                 recursive = readonly == "tree"
                 syscalls.mount_setattr("", syscalls.MOUNT_ATTR_RDONLY, fd=tree_fd, recursive=recursive)
-            syscalls.move_mount(tree_fd, str(target))
             if is_directory and not plain:
-                _take_kernel_out(target)
+                self._stage(tree_fd)
+            syscalls.move_mount(tree_fd, str(target))
         except FileExistsError as error:
             raise AlreadyExists(f"share name {target.name!r} of {target.parent.name}: attached already") from error
         except OSError as error:
             _remove_all(made)
             raise HostError.from_oserror(error, "attach to share", str(target)) from error
         except OciRuntimeError:
-            unmount_tree(str(target))
+            detach_mount(str(self._staging))
             _remove_all(made)
             raise
+
+    def _stage(self, tree_fd: int) -> None:
+        """Attach a tree outside of what is served, and take the mounts of the host's kernel out of it."""
+        place = str(self._staging)
+        syscalls.move_mount(tree_fd, place)
+        for _ in range(_TAKING_OUT_TRIES):
+            mounts = [mount for mount in read_mounts(place) if mount.kind in KERNEL_TYPES and mount.point != place]
+            if not mounts:
+                return
+            for mount in mounts:
+                _take_out(tree_fd, mount.point[len(place) + 1 :], mount.device)
+        raise InvalidInput(
+            f"{mounts[0].point[len(place) :]} in a bind's source is of the host's kernel and cannot be left out:"
+            " something else is mounted upon it, or its directories are renamed all the time"
+        )
 
     def detach_container(self, container_id: str) -> None:
         """Take out everything of a container, and what it was the last one to use; idempotent. Raises: HostError."""
@@ -187,9 +209,9 @@ class Share:
 
     def _remove(self, name: str) -> None:
         directory = self.root / name
-        unmount_tree(str(directory))
         try:
             for entry in sorted(os.listdir(directory)):
+                detach_mount(str(directory / entry))
                 _remove_mount_point(directory / entry)
             directory.rmdir()
         except FileNotFoundError:
@@ -204,7 +226,7 @@ class Share:
     def close(self) -> None:
         """Take everything out and unmount the share; idempotent. Raises: HostError, after trying everything."""
         try:
-            unmount_tree(str(self._base))
+            detach_mount(str(self._base))
         finally:
             self._containers.clear()
             self._volumes.clear()
@@ -229,11 +251,26 @@ def _is_directory(tree_fd: int, name: str) -> bool:
     return stat.S_ISDIR(mode)
 
 
-def _take_kernel_out(target: Path) -> None:
-    """Unmount what the host's kernel has inside a tree, such as /proc below a bind of /: it is not the guest's."""
-    for mount in reversed(read_mounts(str(target))):
-        if mount.kind in KERNEL_TYPES and mount.point != str(target):
-            unmount_tree(mount.point)
+def _take_out(tree_fd: int, below: str, device: str) -> None:
+    """Unmount what the host's kernel has inside a tree, such as /proc below a bind of /: it is not the guest's.
+
+    Another container that may write to the tree can rename directories meanwhile and put links in their places: what
+    is not found where it was, or is another file system, stays.
+    """
+    resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_SYMLINKS
+    try:
+        found = syscalls.openat2(below, os.O_PATH, dir_fd=tree_fd, resolve=resolve)
+    except HostError:
+        return
+    try:
+        number = os.fstat(found).st_dev
+        if f"{os.major(number)}:{os.minor(number)}" == device:
+            syscalls.umount(f"/proc/self/fd/{found}", syscalls.MNT_DETACH)
+    except HostError as error:
+        if error.errno != errno.EINVAL:  # a directory inside
+            raise
+    finally:
+        os.close(found)
 
 
 def _make_directory(path: Path, made: list[Path]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -306,3 +309,94 @@ def test_a_sibling_with_the_same_beginning_stays_mounted(tmp_path: Path) -> None
     assert unmount_tree(str(tmp_path / "a")) == 1
     assert list_mounts(str(tmp_path)) == [str(tmp_path / "ab")]
     unmount_tree(str(tmp_path / "ab"))
+
+
+@contextlib.contextmanager
+def after_every_step(look: Callable[[str], None]) -> Iterator[None]:
+    """Have `look` called with the name of each function of `host` that returns: between any two system calls."""
+
+    def notice(frame: FrameType, event: str, _: object) -> None:
+        if event == "return" and "/oci_runtime/host/" in frame.f_code.co_filename:
+            look(frame.f_code.co_name)
+
+    sys.setprofile(notice)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+def test_what_the_hosts_kernel_has_is_never_served_not_for_a_moment(share: Share, source: Path) -> None:
+    (source / "data").mkdir()
+    for name, kind in (("sub", "proc"), ("data", "tmpfs")):
+        syscalls.mount(name, str(source / name), kind)
+    kinds: set[str] = set()
+
+    def look(_: str) -> None:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        kinds.update(line.split(" - ")[1].split()[0] for line in lines if f" {share.served}/" in line)
+
+    with after_every_step(look):
+        attach_path(share, source, "c1", "rootfs")
+    assert "tmpfs" in kinds and "proc" not in kinds
+    for name in ("sub", "data"):
+        syscalls.umount(str(source / name), syscalls.MNT_DETACH)
+
+
+def test_links_put_in_the_way_of_the_kernels_mounts_lead_to_no_mount_of_the_host(share: Share, source: Path) -> None:
+    """A container that has the tree renames what /proc lies in as soon as the share has seen where it is."""
+    victim = source.parent / "victim"
+    for directory in (source / "sub" / "proc", victim / "proc"):
+        directory.mkdir(parents=True)
+        syscalls.mount("proc", str(directory), "proc")
+
+    def swap(name: str) -> None:
+        if name == "read_mounts" and not (source / "sub").is_symlink():
+            (source / "sub").rename(source / "away")
+            (source / "sub").symlink_to(victim)
+
+    with after_every_step(swap):
+        path = seen(share, attach_path(share, source, "c1", "rootfs"))
+    assert (source / "sub").is_symlink()
+    assert os.listdir(path / "away" / "proc") == []
+    assert (victim / "proc" / "self").is_symlink()
+    for directory in (source / "away", victim):
+        syscalls.umount(str(directory / "proc"), syscalls.MNT_DETACH)
+
+
+def test_links_put_into_a_tree_that_goes_lead_to_no_mount_of_the_host(share: Share, source: Path) -> None:
+    victim = source.parent / "victim"
+    for directory in (source / "sub" / "data", victim / "data"):
+        directory.mkdir(parents=True)
+        syscalls.mount("data", str(directory), "tmpfs")
+    attach_path(share, source, "c1", "rootfs")
+
+    def swap(_: str) -> None:
+        if not (source / "sub").is_symlink():
+            (source / "sub").rename(source / "away")
+            (source / "sub").symlink_to(victim)
+
+    with after_every_step(swap):
+        share.detach_container("c1")
+    assert share.attached() == [] and list_mounts(str(victim)) == [str(victim / "data")]
+    for directory in (source / "away", victim):
+        syscalls.umount(str(directory / "data"), syscalls.MNT_DETACH)
+
+
+def test_a_mount_of_the_kernel_that_cannot_be_reached_is_no_part_of_a_share(share: Share, source: Path) -> None:
+    for kind in ("proc", "tmpfs"):
+        syscalls.mount(kind, str(source / "sub"), kind)
+    with pytest.raises(InvalidInput, match="/sub in a bind's source is of the host's kernel and cannot be left out"):
+        attach_path(share, source, "c1", "rootfs")
+    assert share.attached() == [] and os.listdir(share.root) == []
+    for _ in range(2):
+        syscalls.umount(str(source / "sub"), syscalls.MNT_DETACH)
+
+
+def test_nodes_of_devices_in_the_share_open_nothing_of_the_host(share: Share, source: Path) -> None:
+    os.mknod(source / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    path = seen(share, attach_path(share, source, "c1", "rootfs"))
+    assert stat.S_ISCHR((path / "null").stat().st_mode)
+    with pytest.raises(PermissionError):
+        (path / "null").read_bytes()
+    assert (source / "null").read_bytes() == b""

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from oci_runtime.control.client import Client
+from oci_runtime.errors import HostError
+from oci_runtime.storage.claims import NONE, claim
 from tests.engine import Engine, crio, wait_until
 from tests.loop_lab import loop_disk, make_image, read_ext4, used_loops
 
@@ -86,7 +88,27 @@ def test_a_block_device_is_a_root_file_system_unless_the_host_uses_it(lab: Engin
         lab.run("i2", ["sleep", "1000"], **member(root={"path": disk.path, "readonly": True}))
         assert lab.exec("i2", "touch", "/etc/x", check=False).code != 0
         assert disks_of(lab)[0]["readonly"] is True
+        with open(disk.path, "rb") as file:
+            assert claim(file.fileno(), "x", keep=False) == NONE, "another pod may read it, too"
         lab.call("delete", "--force", "i2")
+
+
+def test_a_block_device_that_the_guest_writes_is_its_pods_alone(lab: Engine, tmp_path: Path) -> None:
+    with loop_disk(tmp_path / "image", size_mib=16, fstype="ext4") as disk:
+        info = {"volume-type": "block", "device": disk.path, "fstype": "ext4"}
+        volume(lab, "add", "--volume-path", str(tmp_path), "--mount-info", json.dumps(info))
+        mounts = [{"destination": "/data", "type": "bind", "source": str(tmp_path), "options": ["rbind"]}]
+        for name in ("w1", "w2"):
+            lab.run(name, ["sleep", "1000"], **member(more_mounts=mounts))
+        refused = subprocess.run(["mount", disk.path, "/mnt"], capture_output=True, text=True, check=False)
+        assert refused.returncode != 0 and "busy" in refused.stderr
+        with open(disk.path, "rb") as file:
+            with pytest.raises(HostError, match="or another pod writes to it"):
+                claim(file.fileno(), "x", keep=False)
+            for name in ("w1", "w2"):
+                lab.call("delete", "--force", name)
+            assert claim(file.fileno(), "x", keep=False) == NONE
+        volume(lab, "remove", "--volume-path", str(tmp_path))
 
 
 def test_changes_to_a_read_only_image_go_to_a_layer_in_memory(lab: Engine, tmp_path: Path) -> None:
