@@ -1,8 +1,9 @@
 """Expected deviations: which runtime may fail which check, and why.
 
 A TOML file of `[[deviation]]` tables with `runtime` (glob on the runtime's name), `check` (glob or list of globs on
-ids), `reason`, and optionally `version` (glob on the runtime's version line) and `flaky = true` for outcomes that
-depend on the host's timing, which may then pass as well.
+ids), `reason`, and optionally `version` (glob on the runtime's version line), `message` (glob on what the failure says:
+any other failure is not expected) and `flaky = true` for outcomes that depend on the host's timing, which may then pass
+as well.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-_KEYS = {"runtime", "check", "reason", "version", "flaky"}
+_KEYS = {"runtime", "check", "reason", "version", "message", "flaky"}
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Deviation:
     checks: tuple[str, ...]
     reason: str
     version: str = "*"
+    message: str = "*"
     flaky: bool = False
 
     def covers(self, runtime: str, version: str, check_id: str) -> bool:
@@ -33,6 +35,10 @@ class Deviation:
             and fnmatch.fnmatchcase(version, self.version)
             and any(fnmatch.fnmatchcase(check_id, pattern) for pattern in self.checks)
         )
+
+    def expects(self, message: str) -> bool:
+        """True when a failure that says `message` is the expected one."""
+        return fnmatch.fnmatchcase(message, self.message)
 
 
 def load_deviations(paths: Iterable[Path]) -> tuple[Deviation, ...]:
@@ -54,6 +60,7 @@ def load_deviations(paths: Iterable[Path]) -> tuple[Deviation, ...]:
                     tuple(checks),
                     table["reason"],
                     table.get("version", "*"),
+                    table.get("message", "*"),
                     bool(table.get("flaky", False)),
                 )
             )

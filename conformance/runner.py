@@ -82,6 +82,8 @@ def _judge(status: str, message: str, expected: Deviation | None) -> tuple[str, 
         return status, message
     if expected is None or status == results.ERROR:
         return status, ""
+    if status == results.FAIL and not expected.expects(message):
+        return status, f"another failure is expected: {expected.reason}"
     if status == results.FAIL:
         return results.DEVIATION, expected.reason
     if expected.flaky:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,18 @@ PROGRAMS = {
 echo "not ok 2 - selinux # SKIP not enabled"; echo 1..2""",
     "bad": 'echo "ok 1 - one"; echo "not ok 2 - two"; echo 1..2',
     "crash": "echo panic >&2; exit 2",
+    # Those about hooks number no test: they are silent, or have a block with an error.
+    "silent": "echo TAP version 13; echo 1..0",
+    "silent-bad": """printf 'TAP version 13\\n  ---\\n  {\\n    "error": "no hook ran"\\n  }\\n  ...\\n1..0\\n'""",
+    "expected": 'echo "ok 1 - one"; echo "not ok 2 - two"; echo 1..2',
+    "unexpected": 'echo "not ok 1 - one"; echo "not ok 2 - two"; echo 1..2',
 }
+DEVIATIONS = """[[deviation]]
+runtime = "*"
+check = ["validation.expected", "validation.unexpected"]
+message = "1 of 2 tests failed: not ok 2 *"
+reason = "two is too much"
+"""
 CONTEST = """case $1 in
 list) printf 'lifecycle\\nhooks\\n'; exit ;;
 esac
@@ -65,9 +77,20 @@ def test_programs_of_runtime_tools(tmp_path: Path) -> None:
     for name, text in PROGRAMS.items():
         script(checkout / "validation" / name / f"{name}.t", text)
     (checkout / "runtimetest").write_text("")
-    found = run(tmp_path / "report", "--engine", "validation", "--external", f"validation={checkout}")
-    statuses = {name: result["status"] for name, result in found.items()}
-    assert statuses == {"validation.good": "pass", "validation.bad": "fail", "validation.crash": "fail"}
+    (tmp_path / "deviations.toml").write_text(DEVIATIONS)
+    relative = os.path.relpath(checkout, REPOSITORY)
+    arguments = ["--external", f"validation={relative}", "--deviations", str(tmp_path / "deviations.toml")]
+    found = run(tmp_path / "report", "--engine", "validation", *arguments)
+    assert {name.removeprefix("validation."): result["status"] for name, result in found.items()} == {
+        "good": "pass",
+        "bad": "fail",
+        "crash": "fail",
+        "silent": "pass",
+        "silent-bad": "fail",
+        "expected": "deviation",
+        "unexpected": "fail",
+    }
+    assert "no hook ran" in found["validation.silent-bad"]["message"]
     assert "not ok 2 - two" in found["validation.bad"]["message"] and "panic" in found["validation.crash"]["message"]
 
 
