@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from conformance.case import Case
-from conformance.cri.lab import lab_of
+from conformance.cri.lab import container_of, lab_of
 from conformance.cri.proto import runtime_pb2 as cri
 from conformance.registry import Suite
 
@@ -28,9 +28,10 @@ def _disk(case: Case) -> tuple[str, Path]:
 @suite.check("block", CLAUSE, "two containers share a block volume: one may write to it, one may only read it")
 def block(case: Case) -> None:
     path, image = _disk(case)
-    pod = lab_of(case).shared_pod()
-    writer = pod.run(devices=[cri.Device(container_path="/dev/xvda", host_path=path, permissions="mrw")])
-    reader = pod.run(devices=[cri.Device(container_path="/dev/disk", host_path=path, permissions="r")])
+    written = cri.Device(container_path="/dev/xvda", host_path=path, permissions="mrw")
+    read = cri.Device(container_path="/dev/disk", host_path=path, permissions="r")
+    pod, writer = container_of(case, devices=[written])
+    _, reader = container_of(case, devices=[read])
     case.contains(pod.out(writer, "stat", "-c", "%F", "/dev/xvda"), "block special file", "what is there")
     case.equal(pod.out(writer, "head", "-c", "13", "/dev/xvda"), "from the host", "what the host has written")
     pod.out(writer, "sh", "-c", "echo back | dd of=/dev/xvda bs=512 seek=4 conv=notrunc,fsync 2>/dev/null")
@@ -40,6 +41,3 @@ def block(case: Case) -> None:
     case.expect(refused.exit_code != 0, "the container that may only read wrote")
     case.contains(refused.stderr.decode(), "Operation not permitted", "why")
     case.equal(image.read_bytes()[2048:2053], b"back\n", "the bytes on the host")
-    for container in (writer, reader):
-        lab_of(case).client.stop(container, 0)
-        lab_of(case).client.remove(container)

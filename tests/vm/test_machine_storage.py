@@ -15,7 +15,7 @@ import pytest
 from oci_runtime.host import syscalls
 from oci_runtime.host.mounts import list_mounts
 from tests.engine import Engine, crio, wait_until
-from tests.storage_lab import private_mounts  # noqa: F401 - a fixture
+from tests.storage_lab import HOST_PYTHON, private_mounts  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("private_mounts")]
 MEMBER = {"annotations": crio("container", "pod")}
@@ -164,17 +164,31 @@ def test_device_nodes_are_the_guests(shared: Engine) -> None:
     assert output == "3\n"
 
 
-def test_a_socket_of_the_host_is_mentioned_and_no_obstacle(shared: Engine, tmp_path: Path) -> None:
+def test_a_socket_or_pipe_of_the_host_is_mentioned_and_leads_nowhere(shared: Engine, tmp_path: Path) -> None:
+    script = """if True:
+        import os, socket
+        try:
+            socket.socket(socket.AF_UNIX).connect("/run/engine.sock")
+        except OSError as error:
+            print(error.strerror)
+        try:
+            os.open("/run/pipe", os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            print(error.strerror)
+    """
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "engine.sock"))
         server.listen()
-        mounts = [bind(tmp_path / "engine.sock", "/run/engine.sock")]
+        mounts = [bind(tmp_path / "engine.sock", "/run/engine.sock"), bind(tmp_path / "pipe", "/run/pipe")]
         shared.arguments = ["--log", str(tmp_path / "log")]
-        output = ran(shared, "socket", "test -S /run/engine.sock && echo there", more_mounts=mounts)
+        output = ran(shared, "socket", f"/usr/bin/python3 -c '{script}'", more_mounts=[*HOST_PYTHON, *mounts])
         shared.arguments = []
-    assert output == "there\n"
-    warning = f"socket {tmp_path}/engine.sock of the host is visible in the guest, but leads nowhere there"
-    assert warning in (tmp_path / "log").read_text()
+    os.close(reader)
+    assert output == "Connection refused\nNo such device or address\n", "nobody listens or reads in the guest"
+    for what in (f"socket {tmp_path}/engine.sock", f"pipe {tmp_path}/pipe"):
+        assert f"{what} of the host is visible in the guest, but leads nowhere there" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from oci_runtime.host import syscalls
 from oci_runtime.host.mounts import list_mounts
 from tests.engine import Engine, crio, wait_until
+from tests.fuse_lab import FuseLab
+from tests.loop_lab import make_image
 from tests.storage_lab import HOST_PYTHON, bind, private_mounts  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("private_mounts")]
@@ -83,7 +85,9 @@ def test_root_of_the_guest_finds_nothing_but_its_own_pod_in_the_share(shared: En
 def test_a_full_disk_is_the_writers_error_and_nothing_synced_is_lost(shared: Engine, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    syscalls.mount("disk", str(disk), "tmpfs", 0, "size=2m,nr_inodes=50")
+    make_image(tmp_path / "image", size_mib=4)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-N", "64", str(tmp_path / "image")], check=True)
+    subprocess.run(["mount", "-o", "loop", str(tmp_path / "image"), str(disk)], check=True)
     script = """if True:
         import errno, os
         kept = os.open("/disk/kept", os.O_CREAT | os.O_WRONLY)
@@ -114,7 +118,27 @@ def test_a_full_disk_is_the_writers_error_and_nothing_synced_is_lost(shared: Eng
     assert shared.log("full") == "ENOSPC\nENOSPC\ngoes on\n"
     assert (disk / "kept").read_bytes() == b"k" * 500000 and (disk / "again").stat().st_size == 500000
     shared.call("delete", "full")
-    syscalls.umount(str(disk), syscalls.MNT_DETACH)
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)  # virtiofsd holds on to what the guest has seen
+
+
+def test_a_quota_of_the_host_is_the_writers_error(shared: Engine, tmp_path: Path) -> None:
+    disk, image = tmp_path / "disk", tmp_path / "image"
+    disk.mkdir()
+    make_image(image, size_mib=128)
+    for command in (
+        ["mkfs.btrfs", "-q", str(image)],
+        ["mount", "-o", "loop", str(image), str(disk)],
+        ["btrfs", "quota", "enable", str(disk)],
+        ["btrfs", "subvolume", "create", str(disk / "limited")],
+        ["btrfs", "qgroup", "limit", "2M", str(disk / "limited")],
+    ):
+        subprocess.run(command, check=True, capture_output=True)
+    arguments = ["dd", "if=/dev/zero", "of=/disk/big", "bs=64k", "count=100", "conv=fsync"]
+    shared.run("quota", arguments, more_mounts=[bind(disk / "limited", "/disk")], **MEMBER)
+    assert shared.exit_code("quota") == 1
+    assert "Disk quota exceeded" in shared.log("quota") or "Quota exceeded" in shared.log("quota"), shared.log("quota")
+    shared.call("delete", "quota")
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_a_volume_that_vanishes_is_an_error_of_its_users_alone(shared: Engine, tmp_path: Path) -> None:
@@ -133,6 +157,21 @@ def test_a_volume_that_vanishes_is_an_error_of_its_users_alone(shared: Engine, t
     assert shared.exec("bereft", "touch", "/tmp/other").code == 0
     assert shared.exec("pod", "true").code == 0
     shared.call("delete", "--force", "bereft")
+
+
+def test_a_server_that_goes_away_is_an_error_of_its_users_alone(shared: Engine, tmp_path: Path) -> None:
+    served = FuseLab(tmp_path, b"content")
+    shared.run("cut", SLEEP, more_mounts=[bind(tmp_path, "/data")], **MEMBER)
+    assert shared.exec("cut", "cat", "/data/file").out == "content"
+    served.vanish()
+    read = shared.exec("cut", "cat", "/data/file", check=False)
+    assert read.code == 1 and "not connected" in read.err
+    assert shared.exec("cut", "touch", "/tmp/other").code == shared.exec("pod", "true").code == 0
+    result = shared.create("late", ["true"], check=False, more_mounts=[bind(tmp_path, "/data")], **MEMBER)
+    assert f"mounts[3] /data: source {tmp_path}: Transport endpoint is not connected (the process that" in result.err
+    shared.log_path("late").unlink()
+    shared.call("delete", "--force", "cut")
+    served.close()
 
 
 @pytest.mark.parametrize(
@@ -154,16 +193,21 @@ def test_shares_that_cannot_be_are_refused_with_the_reason(engine: Engine, setti
 @pytest.mark.parametrize("cache", ["always", "never"])
 def test_other_cache_policies_and_a_thread_pool_work(engine: Engine, tmp_path: Path, cache: str) -> None:
     engine.config = engine.directory / "config.toml"
-    arguments = '["--thread-pool-size=2", "-o", "no_readdirplus"]'
+    arguments = '["--thread-pool-size=2", "-o", "no_readdirplus,flock"]'
     engine.config.write_text(f'[storage]\nvirtio_fs_cache = "{cache}"\nvirtio_fs_extra_args = {arguments}\n')
     data = tmp_path / "data"
     data.mkdir()
     (data / "file").write_text("content\n")
-    volume: dict[str, Any] = {"more_mounts": [bind(data, "/data")]}
+    volume: dict[str, Any] = {"more_mounts": [*HOST_PYTHON, bind(data, "/data")]}
     engine.run("c", ["sh", "-c", "cat /data/file; echo back > /data/answer; ls /data; sleep 1000"], **volume)
     wait_until(lambda: engine.log("c") == "content\nanswer\nfile\n", "its output", 20)
     command = Path(f"/proc/{engine.sandbox_record()['virtiofsd']['pid']}/cmdline").read_bytes().split(b"\0")
     assert b"--thread-pool-size=2" in command and b"no_readdirplus" in command
+    with (data / "file").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        locked = engine.exec("c", "/usr/bin/flock", "--nonblock", "/data/file", "true", check=False)
+        assert (locked.code, locked.err) == (1, ""), "-o flock lets locks pass"
+    assert engine.exec("c", "/usr/bin/flock", "--nonblock", "/data/file", "true").code == 0
     if cache == "never":
         (data / "late").touch()
         assert engine.exec("c", "ls", "/data").out == "answer\nfile\nlate\n", "seen at once"

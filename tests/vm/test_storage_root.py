@@ -111,9 +111,40 @@ def test_a_block_device_that_the_guest_writes_is_its_pods_alone(lab: Engine, tmp
         volume(lab, "remove", "--volume-path", str(tmp_path))
 
 
-def test_changes_to_a_read_only_image_go_to_a_layer_in_memory(lab: Engine, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fstype", ["xfs", "btrfs"])
+def test_other_file_systems_are_roots_as_well(lab: Engine, tmp_path: Path, fstype: str) -> None:
     image = tmp_path / "image"
-    subprocess.run(["mkfs.erofs", "--quiet", str(image), str(lab.rootfs)], check=True, capture_output=True)
+    with image.open("wb") as file:
+        file.truncate(320 << 20)
+    if fstype == "xfs":
+        command = ["mkfs.xfs", "-q", "-p", str(xfs_tree(tmp_path / "tree", lab.rootfs)), str(image)]
+    else:
+        command = ["mkfs.btrfs", "-q", "--rootdir", str(lab.rootfs), str(image)]
+    subprocess.run(command, check=True, capture_output=True)
+    lab.run("f1", ["sleep", "1000"], **member(root={"path": str(image)}))
+    lab.exec("f1", "sh", "-c", "echo kept > /tmp/other; mkdir /kept; echo kept > /kept/file; sync")
+    assert lab.exec("f1", "grep", "-c", f" / {fstype} rw", "/proc/mounts").out == "1\n"
+    lab.call("delete", "--force", "f1")
+    lab.run("f2", ["sleep", "1000"], **member(root={"path": str(image), "readonly": True}))
+    assert lab.exec("f2", "cat", "/kept/file").out == "kept\n"
+    lab.call("delete", "--force", "f2")
+
+
+def xfs_tree(path: Path, rootfs: Path) -> Path:
+    """The description of a small root file system as mkfs.xfs reads it: name, kind and mode, owner, content."""
+    links = [f"{name} l--777 0 0 busybox" for name in ("cat", "echo", "grep", "mkdir", "sh", "sleep", "sync")]
+    directories = [f"{name} d--755 0 0\n$" for name in ("dev", "proc", "sys", "tmp")]
+    busybox = f"busybox ---755 0 0 {rootfs}/bin/busybox"
+    lines = ["none", "0 0", "d--755 0 0", "bin d--755 0 0", busybox, *links, "$", *directories, "$", ""]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize("program", [["mkfs.erofs", "--quiet", "IMAGE", "TREE"], ["mksquashfs", "TREE", "IMAGE"]])
+def test_changes_to_a_read_only_image_go_to_a_layer_in_memory(lab: Engine, tmp_path: Path, program: list[str]) -> None:
+    image = tmp_path / "image"
+    places = {"IMAGE": str(image), "TREE": str(lab.rootfs)}
+    subprocess.run([places.get(word, word) for word in program], check=True, capture_output=True)
     before = hashlib.sha256(image.read_bytes()).digest()
     for name in ("e1", "e2"):
         lab.run(name, ["sleep", "1000"], **member(root={"path": str(image)}))

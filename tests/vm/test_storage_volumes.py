@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from oci_runtime.host import syscalls
 from tests.engine import Engine, crio, wait_until
+from tests.fuse_lab import FuseLab
 from tests.storage_lab import HOST_PYTHON, bind, private_mounts  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("private_mounts")]
@@ -29,12 +31,17 @@ def ran(engine: Engine, container_id: str, script: str, *mounts: dict[str, Any],
     return output
 
 
-def test_sockets_pipes_and_locks_meet_in_a_volume_of_two_containers(shared: Engine, tmp_path: Path) -> None:
+def test_sockets_pipes_locks_and_maps_meet_in_a_volume_of_two_containers(shared: Engine, tmp_path: Path) -> None:
     """One attachment for both: else the guest has two inodes for each file, and nobody meets."""
     server = """if True:
-        import fcntl, os, socket
+        import fcntl, mmap, os, socket
         lock = open("/data/lock", "w")
         fcntl.flock(lock, fcntl.LOCK_EX)
+        ranges = open("/data/ranges", "w+b")
+        ranges.truncate(8192)
+        fcntl.lockf(ranges, fcntl.LOCK_EX, 10, 100)
+        memory = mmap.mmap(ranges.fileno(), 8192)
+        memory[5000:5006] = b"mapped"
         os.mkfifo("/data/pipe")
         listener = socket.socket(socket.AF_UNIX)
         listener.bind("/data/socket")
@@ -45,9 +52,10 @@ def test_sockets_pipes_and_locks_meet_in_a_volume_of_two_containers(shared: Engi
         with open("/data/pipe", "wb") as pipe:
             pipe.write(b"through a pipe")
         connection.recv(1)
+        print(memory[6000:6004].decode(), flush=True)
     """
     client = """if True:
-        import fcntl, socket
+        import fcntl, mmap, socket
         connection = socket.socket(socket.AF_UNIX)
         connection.connect("/other/socket")
         print(connection.recv(100).decode())
@@ -56,6 +64,15 @@ def test_sockets_pipes_and_locks_meet_in_a_volume_of_two_containers(shared: Engi
             fcntl.flock(open("/other/lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print("locked")
+        ranges = open("/other/ranges", "r+b")
+        memory = mmap.mmap(ranges.fileno(), 8192)
+        print(memory[5000:5006].decode())
+        memory[6000:6004] = b"back"
+        fcntl.lockf(ranges, fcntl.LOCK_EX | fcntl.LOCK_NB, 10, 0)
+        try:
+            fcntl.lockf(ranges, fcntl.LOCK_EX | fcntl.LOCK_NB, 10, 105)
+        except BlockingIOError:
+            print("a part of it locked")
     """
     mounts = [*HOST_PYTHON, bind(tmp_path, "/data", "rw")]
     shared.run("server", ["/usr/bin/python3", "-c", server], more_mounts=mounts, **MEMBER)
@@ -63,14 +80,22 @@ def test_sockets_pipes_and_locks_meet_in_a_volume_of_two_containers(shared: Engi
     shared.run(
         "client",
         ["/usr/bin/python3", "-c", client],
-        more_mounts=[*HOST_PYTHON, bind(tmp_path, "/other", "ro")],
+        more_mounts=[*HOST_PYTHON, bind(tmp_path, "/other", "rw")],
         **MEMBER,
     )
     assert shared.exit_code("client") == 0, shared.log("client")
-    assert shared.log("client") == "through a socket\nthrough a pipe\nlocked\n"
-    assert shared.exit_code("server") == 0
+    words = "through a socket,through a pipe,locked,mapped,a part of it locked".split(",")
+    assert shared.log("client").splitlines() == words
+    assert shared.exit_code("server") == 0 and shared.log("server") == "ready\nback\n"
     for name in ("client", "server"):
         shared.call("delete", name)
+
+
+def test_locks_of_the_host_do_not_reach_the_guest(shared: Engine, tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        script = "/usr/bin/flock --nonblock /data/lock echo got it"
+        assert ran(shared, "lock", script, *HOST_PYTHON, bind(tmp_path, "/data")) == "got it\n"
 
 
 def test_mounts_that_the_host_makes_later_appear_and_go(shared: Engine, tmp_path: Path) -> None:
@@ -176,6 +201,27 @@ def test_a_volume_in_memory_belongs_to_the_pod(shared: Engine, tmp_path: Path) -
     assert os.listdir(volume) == ["part"] and os.listdir(part) == [], "the host's memory has none of it"
     for path in (part, volume):
         syscalls.umount(str(path))
+
+
+def test_parts_of_a_volume_by_subpath_are_the_same_files(shared: Engine, tmp_path: Path) -> None:
+    """As the kubelet gives them: mounted at a place of their own, a directory and a file."""
+    volume, places = tmp_path / "kubernetes.io~empty-dir/data", tmp_path / "volume-subpaths/data/web"
+    (volume / "part").mkdir(parents=True)
+    (volume / "file").write_text("1\n")
+    (places / "0").mkdir(parents=True)
+    (places / "1").touch()
+    for place, name in (("0", "part"), ("1", "file")):
+        syscalls.mount(str(volume / name), str(places / place), flags=syscalls.MS_BIND)
+    mounts = [bind(volume, "/v"), bind(places / "0", "/part"), bind(places / "1", "/file", "ro")]
+    script = """
+        echo new > /part/new; cat /v/part/new
+        echo 2 >> /v/file; until grep 2 /file; do sleep 0.1; done
+        (echo x > /file) 2>/dev/null || echo read-only
+    """
+    assert ran(shared, "subpath", script, *mounts) == "new\n2\nread-only\n"
+    assert (volume / "part" / "new").read_text() == "new\n"
+    for place in ("0", "1"):
+        syscalls.umount(str(places / place), syscalls.MNT_DETACH)
 
 
 def test_no_link_of_a_container_leads_out_of_a_volume_in_memory(shared: Engine, tmp_path: Path) -> None:
@@ -285,3 +331,13 @@ def test_a_large_projected_volume_is_shared_like_any_other(shared: Engine, tmp_p
     assert ran(
         shared, "big", "grep -c ' /big virtiofs ' /proc/mounts; wc -c < /big/file", bind(volume, "/big", "ro")
     ) == (f"1\n{3 << 20}\n")
+
+
+def test_a_file_system_that_a_process_of_the_host_serves_passes_through(shared: Engine, tmp_path: Path) -> None:
+    """As NFS, sshfs and others that the host mounts, here for nobody but root: virtiofsd is root."""
+    served = FuseLab(tmp_path, b"from a server\n")
+    script = "ls /data; cat /data/file; echo from a guest > /data/file; stat -f -c %b /data"
+    output = ran(shared, "served", script, bind(tmp_path, "/data"))
+    assert output == "file\nfrom a server\n1000\n", "free space is the server's, too"
+    assert served.content == b"from a guest\n"
+    served.close()

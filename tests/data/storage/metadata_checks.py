@@ -20,7 +20,11 @@ from typing import Any
 FILES = int(sys.argv[1])
 SEEDS = int(sys.argv[2])
 OPERATIONS = 400
-_FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
+_FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE, _FALLOC_FL_COLLAPSE_RANGE = 1, 2, 8
+_RENAME_NOREPLACE, _RENAME_EXCHANGE, _RENAME_WHITEOUT = 1, 2, 4
+_AT_FDCWD, _AT_SYMLINK_FOLLOW = -100, 0x400
+_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_NODUMP_FL = 0x80086601, 0x40086602, 0x40
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def write(path: str, data: bytes = b"", mode: int = 0o644) -> str:
@@ -42,6 +46,11 @@ def error(call: Callable[..., Any], *arguments: Any, **more: Any) -> str:
     except OSError as failure:
         return errno.errorcode[failure.errno or 0]
     return "fine"
+
+
+def called(result: int) -> str:
+    """The name of the error of a function of the C library, from what it returned."""
+    return errno.errorcode[ctypes.get_errno()] if result < 0 else "fine"
 
 
 def in_child(call: Callable[[], Any], uid: int = 0) -> str:
@@ -174,16 +183,21 @@ def sparse_files() -> Any:
     os.pwrite(descriptor, b"end", (1 << 32) + 5)
     found = os.fstat(descriptor)
     hole = os.pread(descriptor, 100, 1 << 31) == bytes(100)
+    map_ = [os.lseek(descriptor, 0, os.SEEK_HOLE), os.lseek(descriptor, 1 << 20, os.SEEK_DATA)]
+    map_ += [os.lseek(descriptor, (1 << 32) + 6, os.SEEK_HOLE)]
+    after = error(os.lseek, descriptor, 1 << 40, os.SEEK_DATA)
     os.ftruncate(descriptor, 1 << 33)
     size = os.fstat(descriptor).st_size
     os.posix_fallocate(descriptor, 0, 65536)
     os.pwrite(descriptor, b"x" * 16384, 0)
-    libc = ctypes.CDLL(None, use_errno=True)
-    mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
-    punched = libc.fallocate64(descriptor, mode, ctypes.c_int64(4096), ctypes.c_int64(4096))
+    punched = _fallocate(descriptor, _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE, 4096, 4096)
     data = os.pread(descriptor, 16384, 0)
     os.close(descriptor)
-    return [found.st_size, found.st_blocks < 1000, hole, size, punched, data.count(b"x")]
+    return [found.st_size, found.st_blocks < 1000, hole, *map_, after, size, punched, data.count(b"x")]
+
+
+def _fallocate(descriptor: int, mode: int, start: int, length: int) -> str:
+    return called(_libc.fallocate64(descriptor, mode, ctypes.c_int64(start), ctypes.c_int64(length)))
 
 
 def locks() -> Any:
@@ -254,6 +268,66 @@ def renames() -> Any:
     return [*results, os.pread(gone.fileno(), 20, 0).decode(), os.fstat(gone.fileno()).st_nlink]
 
 
+def rename_flags() -> Any:
+    def rename(source: str, target: str, flags: int) -> str:
+        return called(_libc.renameat2(_AT_FDCWD, source.encode(), _AT_FDCWD, target.encode(), flags))
+
+    write("here", b"here")
+    write("there", b"there")
+    os.makedirs("dir/below")
+    results = [rename("here", "there", _RENAME_NOREPLACE), rename("here", "new", _RENAME_NOREPLACE)]
+    results += [rename("new", "there", _RENAME_EXCHANGE), read("new").decode(), read("there").decode()]
+    results += [rename("new", "dir", _RENAME_EXCHANGE), read("dir").decode(), str(os.listdir("new"))]
+    results += [rename("dir", "none", _RENAME_EXCHANGE), rename("dir", "new", _RENAME_NOREPLACE | _RENAME_EXCHANGE)]
+    results += [rename("there", "covered", _RENAME_WHITEOUT), read("covered").decode()]
+    white = os.lstat("there")
+    return [*results, oct(white.st_mode), white.st_rdev]
+
+
+def device_nodes() -> Any:
+    """As an image that is unpacked makes them, whiteouts of its layers among them."""
+    results = []
+    for name, kind, major, minor in (("null", stat.S_IFCHR, 1, 3), ("far", stat.S_IFBLK, 259, 1048575),
+                                     ("whiteout", stat.S_IFCHR, 0, 0)):  # fmt: skip
+        os.mknod(name, kind | 0o640, os.makedev(major, minor))
+        os.chown(name, 5, 6)
+        found = os.lstat(name)
+        results.append([oct(found.st_mode), found.st_uid, os.major(found.st_rdev), os.minor(found.st_rdev)])
+    return [*results, read("null").decode(), error(read, "whiteout")]
+
+
+def copies() -> Any:
+    """What copies inside the kernel, and names made from descriptors."""
+    write("original", bytes(range(256)) * 1000)
+    source = os.open("original", os.O_RDONLY)
+    target = os.open("copied", os.O_CREAT | os.O_RDWR)
+    amounts = [os.copy_file_range(source, target, 100_000, 1000, 0), os.sendfile(target, source, 200_000, 50_000)]
+    place = f"/proc/self/fd/{target}".encode()
+    linked = called(_libc.linkat(_AT_FDCWD, place, _AT_FDCWD, b"linked", _AT_SYMLINK_FOLLOW))
+    again = os.open(f"/proc/self/fd/{os.open('original', os.O_PATH)}", os.O_RDONLY)
+    digest = hashlib.sha256(read("linked")).hexdigest()
+    return [amounts, linked, os.fstat(target).st_nlink, digest, os.read(again, 9)[8]]
+
+
+def what_differs() -> Any:
+    """What a share cannot do and the host's own file systems can: a line of the documentation each."""
+    flags = ctypes.c_int(_FS_NODUMP_FL)
+    found = ctypes.c_int(0)
+    descriptor = os.open("differs", os.O_CREAT | os.O_RDWR)
+    os.write(descriptor, bytes(16384))
+    asked = called(_libc.ioctl(descriptor, _FS_IOC_GETFLAGS, ctypes.byref(found)))
+    results = {
+        "O_TMPFILE": error(os.open, ".", os.O_TMPFILE | os.O_RDWR),
+        "collapse": _fallocate(descriptor, _FALLOC_FL_COLLAPSE_RANGE, 0, 4096),
+        "get flags": asked,
+        "set flags": called(_libc.ioctl(descriptor, _FS_IOC_SETFLAGS, ctypes.byref(flags))),
+        "trusted": error(os.setxattr, "differs", "trusted.overlay.opaque", b"y"),
+    }
+    os.close(descriptor)
+    os.unlink("differs")
+    return results
+
+
 def names() -> Any:
     write("n" * 255)
     write("ünïcode ☃ name")
@@ -263,7 +337,9 @@ def names() -> Any:
     deep = "/".join(["d" * 200] * 15)
     os.makedirs(deep)
     write(deep + "/file")
-    return [error(write, "n" * 256), error(os.stat, "x/" * 3000), len(os.listdir(deep))]
+    longest = "./" * ((4095 - len("-rf")) // 2) + "-rf"
+    results = [error(os.stat, longest), error(os.stat, "./" + longest)]
+    return [*results, error(write, "n" * 256), error(os.stat, "x/" * 3000), len(os.listdir(deep))]
 
 
 def times() -> Any:
@@ -385,7 +461,8 @@ def _random_io(chance: random.Random, path: str) -> str:
 
 CHECKS = (
     ownership, suid_is_lost_by_writing, permissions, extended_attributes, access_lists, links, sparse_files, locks,
-    memory_maps, direct, renames, names, times, appends, special_files, errors, small_files, random_io,
+    memory_maps, direct, renames, rename_flags, device_nodes, copies, what_differs, names, times, appends,
+    special_files, errors, small_files, random_io,
 )  # fmt: skip
 
 
