@@ -159,6 +159,24 @@ def test_a_volume_that_vanishes_is_an_error_of_its_users_alone(shared: Engine, t
     shared.call("delete", "--force", "bereft")
 
 
+def test_a_root_file_system_that_vanishes_ends_nothing_but_its_own_use(shared: Engine, tmp_path: Path) -> None:
+    rootfs = tmp_path / "rootfs"
+    subprocess.run(["cp", "-a", str(shared.rootfs), str(rootfs)], check=True)
+    shared.run("rootless", SLEEP, root={"path": str(rootfs)}, **MEMBER)
+    assert shared.exec("rootless", "ls", "/etc").code == 0
+    shutil.rmtree(rootfs)
+
+    def gone() -> bool:
+        return 'exec: "ls"' in shared.exec("rootless", "ls", "/etc", check=False).err
+
+    wait_until(gone, "the guest notices", 20)
+    assert shared.state("rootless")["status"] == "running", "what it has in memory goes on"
+    assert shared.exec("pod", "true").code == 0
+    shared.call("kill", "rootless", "KILL")
+    assert shared.exit_code("rootless") == 137
+    shared.call("delete", "rootless")
+
+
 def test_a_server_that_goes_away_is_an_error_of_its_users_alone(shared: Engine, tmp_path: Path) -> None:
     served = FuseLab(tmp_path, b"content")
     shared.run("cut", SLEEP, more_mounts=[bind(tmp_path, "/data")], **MEMBER)
