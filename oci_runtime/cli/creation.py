@@ -25,7 +25,7 @@ from oci_runtime.config.override import apply_annotations
 from oci_runtime.config.show import to_json
 from oci_runtime.control.client import Client
 from oci_runtime.control.frames import ConnectionLost, Silent
-from oci_runtime.errors import InvalidInput, OciRuntimeError, Unsupported, WrongState
+from oci_runtime.errors import HostError, InvalidInput, OciRuntimeError, Unsupported, WrongState
 from oci_runtime.host import namespaces
 from oci_runtime.host.files import write_atomic
 from oci_runtime.host.processes import start_time
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-# Namespaces of the host that the proxy joins or makes; it always has a mount namespace, the rest belongs to the guest.
-_PROXY_NAMESPACES = ("network", "ipc", "uts", "pid", "cgroup")
+# Namespaces of the host that the proxy joins or makes; without a path for it, it gets a mount namespace in any case.
+_PROXY_NAMESPACES = ("network", "ipc", "uts", "pid", "cgroup", "user", "mount")
 # Those of them that a createContainer hook enters: what it may expect in the others is in the guest.
 _HOOK_NAMESPACES = ("network", "ipc", "uts")
 # What comes on top of the guest's own time to boot before a `create` gives up.
@@ -100,7 +100,7 @@ class Creation:
         self._join_cgroup()
         try:
             self._reach_sandbox()
-            self.proxy.wait_entered()
+            self._settle_proxy()
             self._run_hooks()
             try:
                 self._create_in_guest()
@@ -181,7 +181,7 @@ class Creation:
             plan = ProxyPlan(
                 process.args,
                 join={kind: fd for kind, fd in join.items() if kind in _PROXY_NAMESPACES},
-                make=["mount", *(kind for kind in _PROXY_NAMESPACES if spec.namespaces.get(kind) == "")],
+                make=[kind for kind in _PROXY_NAMESPACES if {"mount": "", **spec.namespaces}.get(kind) == ""],
                 hostname=spec.hostname,
                 domainname=spec.domainname,
                 terminal=self._terminal,
@@ -287,6 +287,20 @@ class Creation:
         if at_end:
             end_sandbox(self.layout, sandbox_id, kill=True)
 
+    def _settle_proxy(self) -> None:
+        """Return once the proxy is in its namespaces; a user namespace of its own shows the container's mappings."""
+        self.proxy.wait_entered()
+        if self.bundle.spec.namespaces.get("user") == "":
+            self.proxy.wait_ready()
+            linux = self.bundle.raw["linux"]
+            try:
+                namespaces.write_mappings(
+                    self.proxy.pid, linux.get("uidMappings") or (), linux.get("gidMappings") or ()
+                )
+            except HostError as error:
+                # They hold in the guest; here they are for those who look.
+                log.warning(error.message)
+
     def _run_hooks(self) -> None:
         hooks = self.hooks
         if not any(hooks.get(kind) for kind in ("prestart", "createRuntime", "createContainer", "poststop")):
@@ -331,8 +345,13 @@ class Creation:
             self.proxy.hand_over(fd)
 
     def _show_files(self, sources: Sources) -> None:
-        """Give the proxy the container's files as its root, now that the guest has made all mount points in it."""
+        """Give the proxy the container's files as its root, now that the guest has made all mount points in it.
+
+        In a mount namespace that is not its own it changes nothing.
+        """
         self.proxy.wait_ready()
+        if self.bundle.spec.namespaces.get("mount"):
+            return
         has_pids = "pid" in self.bundle.spec.namespaces
         mounts = []
         for kind, destination, fd in sources.view:
@@ -354,19 +373,28 @@ class Creation:
             )
 
     def _find_pid_owner(self, fd: int) -> str:
-        """The container of this pod whose proxy lives in the pid namespace behind `fd`. Raises Unsupported."""
+        """The container of this pod whose proxy lives in the pid namespace behind `fd`, "" for the first one there.
+
+        A namespace that was made for containers, which a pin or a maker's pid_for_children names, has one in the guest
+        that stands for it. Raises Unsupported where processes would have to be shared that are not in this machine.
+        """
         wanted = os.fstat(fd)
+        foreign = namespaces.is_host_namespace(fd, "pid")
         for container_id in records.list_ids(self.layout):
             try:
                 record = records.load(self.layout, container_id)
-                if record.sandbox_id != self.route.sandbox_id or container_id == self.options.id:
-                    continue
                 found = os.stat(f"/proc/{record.pid}/ns/pid")
             except (OciRuntimeError, OSError):
                 continue
-            if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
-                return container_id
+            if container_id != self.options.id and (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+                if record.sandbox_id == self.route.sandbox_id:
+                    return container_id
+                foreign = True
         path = self.bundle.spec.namespaces["pid"]
+        parts = path.split("/")
+        names_process = parts[:2] == ["", "proc"] and parts[-2:] == ["ns", "pid"]
+        if not foreign and not names_process:
+            return ""
         raise Unsupported(
             f"pid namespace {path} belongs to no container of pod {self.route.sandbox_id}: processes of other virtual"
             " machines or of the host cannot be shared"

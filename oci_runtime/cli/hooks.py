@@ -41,8 +41,9 @@ def run_creation_hooks(
             with open(f"/proc/{pid}/ns/{namespaces.proc_name(kind)}", "rb") as file:
                 syscalls.setns(file.fileno(), syscalls.NAMESPACE_FLAGS[kind])
 
-    for name in ("prestart", "createRuntime"):
-        run_hooks(name, hooks.get(name) or (), state, bundle)
+    # The specification places prestart hooks after the creation; engines need them here.
+    run_hooks("prestart", hooks.get("prestart") or (), {**state, "status": "created"}, bundle)
+    run_hooks("createRuntime", hooks.get("createRuntime") or (), state, bundle)
     run_hooks("createContainer", hooks.get("createContainer") or (), state, bundle, enter)
 
 

@@ -9,6 +9,10 @@ import os
 from oci_runtime.errors import HostError, InvalidInput
 from oci_runtime.host.syscalls import NAMESPACE_FLAGS
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 _NS_GET_NSTYPE = 0xB703
 _CLONE_NEWTIME = 0x00000080
 _FLAGS = {**NAMESPACE_FLAGS, "time": _CLONE_NEWTIME}
@@ -60,3 +64,23 @@ def _is_namespace_of(fd: int, kind: str, process: str) -> bool:
         return False
     found = os.fstat(fd)
     return (found.st_dev, found.st_ino) == (other.st_dev, other.st_ino)
+
+
+def write_mappings(pid: int, uids: Sequence[Mapping[str, int]], gids: Sequence[Mapping[str, int]]) -> None:
+    """Write the mappings (linux.uidMappings, linux.gidMappings) of the new user namespace that `pid` is in.
+
+    Raises HostError: also where ids are not ours to give.
+    """
+    for name, mappings in (("uid_map", uids), ("gid_map", gids)):
+        if not mappings:
+            continue
+        text = "".join(f"{entry['containerID']} {entry['hostID']} {entry['size']}\n" for entry in mappings)
+        path = f"/proc/{pid}/{name}"
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, text.encode())
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise HostError.from_oserror(error, "write", path) from error

@@ -17,7 +17,7 @@ import termios
 from oci_runtime.errors import HostError, OciRuntimeError, Unavailable
 from oci_runtime.host import syscalls
 from oci_runtime.host.processes import start_time
-from oci_runtime.proxy.main import GO, MAX_TITLE_BYTES, READY
+from oci_runtime.proxy.main import FAILED, GO, LATE, MAX_TITLE_BYTES, READY
 from oci_runtime.state.layout import PROXY_MARK
 
 TYPE_CHECKING = False
@@ -29,7 +29,6 @@ else:
     import _signal
 
 _ENTERED = b"n"
-_FAILED = b"e"
 _MAX_REPORT_BYTES = 4096
 # Entering namespaces and starting an interpreter take milliseconds; a machine under load may need seconds.
 _READY_S = 60.0
@@ -41,6 +40,7 @@ class ProxyPlan:
 
     command: shown as its command line. join: namespace type to a descriptor. make: types of which it gets new ones.
     A mount namespace that is made follows the host's mounts and changes none (view.py gives it another root later).
+    One that is joined, and a user namespace, are entered last: its interpreter and modules need not be there.
     hostname, domainname: set in a uts namespace that is made. terminal: the slave that becomes its standard streams and
     its controlling terminal, -1 for the inherited streams. watches_window: its standard input is a terminal. oom_score:
     its oom_score_adj, None to keep the inherited one. mark: value of VMPOD_PROXY in its environment, "" for none: finds
@@ -119,7 +119,7 @@ class Proxy:
         report = self._sync.recv(_MAX_REPORT_BYTES) if poll.poll(_READY_S * 1000) else b""
         if report == wanted:
             return
-        if report.startswith(_FAILED):
+        if report.startswith(FAILED):
             raise OciRuntimeError(report[1:].decode("utf-8", "replace"))
         raise Unavailable(f"proxy {self.pid} ended before it was ready")
 
@@ -176,13 +176,20 @@ def _run_child(plan: ProxyPlan, sync: int) -> NoReturn:
         os.write(sync, _ENTERED)
         package_root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         arguments = [sys.executable, "-I", "-S", "-c", _CODE, package_root, str(sync), "01"[plan.watches_window]]
+        arguments.append(_plan_late(plan))
         os.execve(sys.executable, [*arguments, *_shorten(plan.command)], {PROXY_MARK: plan.mark} if plan.mark else {})
     except BaseException as error:  # noqa: BLE001  # whatever it is, the other side must hear of it
         text = error.message if isinstance(error, OciRuntimeError) else f"proxy: {error}"
-        os.write(sync, _FAILED + text.encode("utf-8", "replace")[: _MAX_REPORT_BYTES - 1])
+        os.write(sync, FAILED + text.encode("utf-8", "replace")[: _MAX_REPORT_BYTES - 1])
     finally:
         os._exit(127)
     raise AssertionError("unreachable")
+
+
+def _plan_late(plan: ProxyPlan) -> str:
+    """What main.enter_late is to do: `mount=FD`, `user=FD`, or `user` for a new one, with commas."""
+    late = [f"{kind}={plan.join[kind]}" for kind in LATE if kind in plan.join]
+    return ",".join([*late, *(kind for kind in LATE if kind == "user" and kind in plan.make)])
 
 
 def _shorten(command: Sequence[str]) -> list[str]:
@@ -216,9 +223,12 @@ def _arrange_descriptors(plan: ProxyPlan, sync: int) -> int:
 def _enter_namespaces(plan: ProxyPlan) -> None:
     flags = 0
     for kind in plan.make:
-        if kind != "pid":
+        if kind not in ("pid", "user"):
             flags |= syscalls.NAMESPACE_FLAGS[kind]
     for kind, fd in plan.join.items():
+        if kind in LATE:
+            os.set_inheritable(fd, True)
+            continue
         if kind != "pid":
             syscalls.setns(fd, syscalls.NAMESPACE_FLAGS[kind])
         os.close(fd)

@@ -21,3 +21,15 @@ def test_a_hook_that_hangs_is_ended_at_its_bound() -> None:
     with pytest.raises(OciRuntimeError, match="createRuntime hook 0 .* within its timeout of 1 s"):
         run_creation_hooks(hooks, {}, "/", 0, ())
     assert time.monotonic() - began < 500, "it was ended, not waited for"
+
+
+def test_prestart_hooks_are_told_that_the_container_is_created() -> None:
+    """As the specification has it, since it places them after the creation; the others learn how it really is."""
+    hooks = {
+        kind: [{"path": "/bin/grep", "args": ["grep", "-q", f'"status": "{status}"']}]
+        for kind, status in (("prestart", "created"), ("createRuntime", "creating"), ("createContainer", "creating"))
+    }
+    run_creation_hooks(hooks, {"id": "c1", "status": "creating"}, "/", 0, ())
+    hooks["prestart"][0]["args"][2] = "creating"
+    with pytest.raises(OciRuntimeError, match="prestart hook 0"):
+        run_creation_hooks(hooks, {"id": "c1", "status": "creating"}, "/", 0, ())
