@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
@@ -25,11 +26,15 @@ def test_a_hook_that_hangs_is_ended_at_its_bound() -> None:
 
 def test_prestart_hooks_are_told_that_the_container_is_created() -> None:
     """As the specification has it, since it places them after the creation; the others learn how it really is."""
+
+    def wants(status: str) -> list[dict[str, Any]]:
+        return [{"path": "/bin/grep", "args": ["grep", "-q", f'"status": "{status}"']}]
+
     hooks = {
-        kind: [{"path": "/bin/grep", "args": ["grep", "-q", f'"status": "{status}"']}]
-        for kind, status in (("prestart", "created"), ("createRuntime", "creating"), ("createContainer", "creating"))
+        "prestart": wants("created"),
+        "createRuntime": wants("creating"),
+        "createContainer": wants("creating"),
     }
     run_creation_hooks(hooks, {"id": "c1", "status": "creating"}, "/", 0, ())
-    hooks["prestart"][0]["args"][2] = "creating"
     with pytest.raises(OciRuntimeError, match="prestart hook 0"):
-        run_creation_hooks(hooks, {"id": "c1", "status": "creating"}, "/", 0, ())
+        run_creation_hooks({"prestart": wants("creating")}, {"id": "c1", "status": "creating"}, "/", 0, ())
