@@ -15,7 +15,7 @@ from oci_runtime.cli.stopping import Deferred
 from oci_runtime.control.client import Client, listen
 from oci_runtime.control.frames import ConnectionLost, Silent
 from oci_runtime.errors import NotFound, OciRuntimeError, Unavailable, from_wire
-from oci_runtime.host.daemon import start_daemon
+from oci_runtime.host.daemon import describe_end, start_daemon
 from oci_runtime.host.files import read_limited, read_tail, write_all
 from oci_runtime.log import timestamp
 from oci_runtime.state.layout import ERROR_FILE, SANDBOX_LOG
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.02
 _LOG_TAIL_BYTES = 4096
+_SIGTERM = 15
+# From the end of the connection to the end of the process.
+_EXIT_S = 2.0
 # Ending a machine that has just been booted takes a second or two.
 UNDO_TIMEOUT_S = 20.0
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -44,12 +47,12 @@ _CODE = (
 
 
 class Sandbox:
-    """A sandbox process within reach. booted: this command started it, and ends it when it fails."""
+    """A sandbox process within reach. pid: of one that this command started, and ends when it fails; else 0."""
 
-    def __init__(self, directory: str, client: Client, *, booted: bool) -> None:
+    def __init__(self, directory: str, client: Client, pid: int = 0) -> None:
         self.directory = directory
         self.client = client
-        self.booted = booted
+        self.pid = pid
 
 
 def sandbox_argv() -> list[str]:
@@ -88,7 +91,7 @@ def ensure_sandbox(
             if lock is None:
                 client = _connect(directory, timeout_s, deadline)
                 if client is not None:
-                    return Sandbox(directory, client, booted=False)
+                    return Sandbox(directory, client)
             elif must_exist:
                 raise NotFound(f"sandbox {sandbox_id} is not running any more")
             elif _clear(directory, lock):
@@ -165,8 +168,8 @@ def _boot(
         # Id and state directory are for readers of `ps`; what counts is in the boot document.
         argv = [*sandbox_argv(), "--id", sandbox_id, "--root", layout.root]
         joined = [*_root_cgroups(), *cgroup_procs]
-        start_daemon(argv, fds, output=output, cgroup_procs=joined, environ=environ)
-        return Sandbox(directory, Client.connect(directory, timeout_s), booted=True)
+        pid = start_daemon(argv, fds, output=output, cgroup_procs=joined, environ=environ, held=(_SIGTERM,))
+        return Sandbox(directory, Client.connect(directory, timeout_s), pid)
     finally:
         os.close(output)
         os.close(boot)
@@ -185,13 +188,18 @@ def _root_cgroups() -> list[str]:
     return found
 
 
-def explain_loss(directory: str, error: ConnectionLost) -> OciRuntimeError:
-    """Return what a lost connection means: why the sandbox process went away, or that it did not answer."""
+def explain_loss(directory: str, error: ConnectionLost, pid: int = 0) -> OciRuntimeError:
+    """Return what a lost connection means: why the sandbox process went away, or that it did not answer.
+
+    pid: of a sandbox process that this command started.
+    """
     if isinstance(error, Silent):
         return error
     try:
         reason = json.loads(read_limited(os.path.join(directory, ERROR_FILE), 1 << 20))
         return from_wire(str(reason["kind"]), str(reason["message"]), str(reason.get("detail") or ""))
     except (OSError, ValueError, KeyError, TypeError):
+        ended = describe_end(pid, _EXIT_S) if pid else ""
+        how = f" ({ended})" if ended else ""
         tail = read_tail(os.path.join(directory, SANDBOX_LOG), _LOG_TAIL_BYTES)
-        return Unavailable(f"sandbox process ended early: {error.message}", detail=error.detail or tail)
+        return Unavailable(f"sandbox process ended early{how}: {error.message}", detail=error.detail or tail)

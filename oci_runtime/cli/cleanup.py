@@ -10,7 +10,7 @@ from oci_runtime.control.client import Client
 from oci_runtime.control.frames import ConnectionLost, Silent
 from oci_runtime.errors import HostError, NotFound, OciRuntimeError, Unavailable
 from oci_runtime.host.files import remove_flat
-from oci_runtime.host.processes import end_process, find_holders, signal_process, wait_process
+from oci_runtime.host.processes import end_process, find_lock_holders, signal_process, wait_process
 from oci_runtime.log import get_logger
 from oci_runtime.state import records
 from oci_runtime.state.layout import LOCK_FILE
@@ -192,9 +192,29 @@ def undo_leftovers(directory: str) -> None:
 
 
 def _kill_sandbox_process(directory: str) -> bool:
-    """SIGKILL whoever holds a sandbox's lock, record or not; QEMU and virtiofsd follow. False: nobody does."""
-    holders = find_holders(os.path.join(directory, LOCK_FILE))
+    """SIGKILL the sandbox process behind a lock that is held; QEMU and virtiofsd follow. False: there is none.
+
+    It is the one on record; without a record whoever holds the lock. Commands that wait for the lock, or hold it while
+    they undo what a dead sandbox left, are somebody else's.
+    """
+    holders = find_lock_holders(os.path.join(directory, LOCK_FILE))
+    recorded = _recorded_process(directory)
+    if recorded is not None:
+        holders = [holder for holder in holders if holder == recorded]
     return bool(holders) and all([end_process(pid, start, _KILLED_S) for pid, start in holders])
+
+
+def _recorded_process(directory: str) -> ProcessId | None:
+    """The sandbox process that the record names, alive or not; None where it says nothing."""
+    from oci_runtime.state.sandboxes import SandboxRecord
+
+    try:
+        record = SandboxRecord.load(directory)
+    except OciRuntimeError:
+        return None
+    if record is None or not record.values.get("pid"):
+        return None
+    return int(record.values["pid"]), int(record.values.get("pid_start") or 0)
 
 
 def undoers() -> Mapping[str, Undoer]:

@@ -87,6 +87,7 @@ class Creation:
         self.sandbox: boot.Sandbox
         self._terminal = -1
         self._pid_owner = ""
+        self._booted_pid = 0
 
     def run(self) -> Proxy:
         """Perform all steps and return the proxy. Raises the first failure, with nothing left behind."""
@@ -110,7 +111,7 @@ class Creation:
                 self._reach_next_sandbox(error)
                 self._create_in_guest()
         except ConnectionLost as error:
-            raise boot.explain_loss(self.layout.sandbox(self.route.sandbox_id), error) from error
+            raise boot.explain_loss(self.layout.sandbox(self.route.sandbox_id), error, self._booted_pid) from error
         self._finish()
 
     # Before anything is touched
@@ -254,13 +255,14 @@ class Creation:
             timeout_s,
             must_exist=self.route.kind == MEMBER and infra_is_ours,
         )
+        self._booted_pid = self.sandbox.pid
 
     def _reach_next_sandbox(self, error: OciRuntimeError) -> None:
         """Boot anew when the sandbox that was there has come to its end meanwhile; else raise `error`.
 
         A pod without an infra container ends with its last container, just when the engine may be about to restart it.
         """
-        if self.sandbox.booted or not boot.has_ended(self.sandbox.directory, _ENDING_S):
+        if self._booted_pid or not boot.has_ended(self.sandbox.directory, _ENDING_S):
             raise error
         log.info("the sandbox has ended, booting it anew")
         self.sandbox.client.close()

@@ -135,21 +135,32 @@ def exec_process(agent: Agent, request: pb.ExecProcessRequest) -> pb.ProcessResp
     warnings: list[str] = []
     plan_process(plan, read_facts(), warnings)
     with container.exec_slot(exec_id, MAX_EXECS):
-        path = f"{container.directory}/exec-{next(_numbers)}.json"
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(json_text.dumps(plan))
         try:
-            with Stdio(terminal=bool(plan.get("terminal")), stdin=request.stdin) as stdio:
-                words = ["exec", "--detach", "--process", path, container.id]
-                process = start_with_crun(agent, container, exec_id, words, stdio, plan["args"][0])
-        finally:
-            os.unlink(path)
+            process = _start_exec(agent, container, exec_id, plan, stdin=request.stdin)
+        except (OciRuntimeError, OSError):
+            container.require_running()  # what was missing has gone with the container
+            raise
         container.add_process(process)
         try:
             apply_scheduling(process.child.pid, plan)
         except OciRuntimeError as error:
             warnings.append(error.message)  # it runs already
     return pb.ProcessResponse(pid=process.child.pid, warnings=warnings)
+
+
+def _start_exec(agent: Agent, container: Container, exec_id: str, plan: dict[str, Any], *, stdin: bool) -> Process:
+    path = f"{container.directory}/exec-{next(_numbers)}.json"
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(json_text.dumps(plan))
+    try:
+        with Stdio(terminal=bool(plan.get("terminal")), stdin=stdin) as stdio:
+            words = ["exec", "--detach", "--process", path, container.id]
+            return start_with_crun(agent, container, exec_id, words, stdio, plan["args"][0])
+    finally:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
 
 
 def signal_process(agent: Agent, request: pb.SignalProcessRequest) -> pb.Empty:

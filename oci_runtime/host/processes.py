@@ -109,27 +109,31 @@ def end_process(pid: int, start: int, timeout_s: float) -> bool:
     return wait_process(pid, start, timeout_s)
 
 
-def find_holders(path: str) -> list[ProcessId]:
-    """Return the processes that have a file open, such as a lock whose record does not say who holds it."""
+def find_lock_holders(path: str) -> list[ProcessId]:
+    """Return the processes that hold the flock of a file; not those that have the file open and wait for it."""
     try:
         wanted = os.stat(path)
     except FileNotFoundError:
         return []
     me = os.getpid()
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != me]
-    return [(pid, start_time(pid)) for pid in pids if _has_open(pid, wanted)]
+    return [(pid, start_time(pid)) for pid in pids if _holds_lock(pid, wanted)]
 
 
-def _has_open(pid: int, wanted: os.stat_result) -> bool:
-    directory = f"/proc/{pid}/fd"
+def _holds_lock(pid: int, wanted: os.stat_result) -> bool:
+    """A flock belongs to an open file, however many processes inherited it; /proc lists it with each descriptor."""
+    process = f"/proc/{pid}"
     try:
-        for name in os.listdir(directory):
+        for name in os.listdir(f"{process}/fd"):
             try:
-                found = os.stat(os.path.join(directory, name))
+                found = os.stat(f"{process}/fd/{name}")
+                if (found.st_dev, found.st_ino) != (wanted.st_dev, wanted.st_ino):
+                    continue
+                with open(f"{process}/fdinfo/{name}", "rb") as file:
+                    if b"\nlock:" in file.read():
+                        return True
             except FileNotFoundError:
                 continue
-            if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
-                return True
     except OSError:
         return False
     return False

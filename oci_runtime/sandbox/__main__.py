@@ -2,23 +2,20 @@
 
 Spawned by `create`, it owns the pod until its end. QEMU and virtiofsd are started before anything heavy is imported.
 boot-fd: a JSON document (BootRequest). lock-fd: the sandbox's flock, kept for life. listen-fd: the control socket.
-Other pairs of arguments are for readers of `ps`.
+Other pairs of arguments are for readers of `ps`. SIGTERM is blocked at first: the event loop ends the pod in order.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
 import time
 
-from oci_runtime import json_text
-from oci_runtime.errors import HostError, OciRuntimeError, to_wire
-from oci_runtime.host.files import write_atomic
+from oci_runtime.errors import HostError, OciRuntimeError
 from oci_runtime.log import Sink, configure, get_logger
-from oci_runtime.sandbox.launch import BootRequest, Launched, launch
-from oci_runtime.state.layout import ERROR_FILE, SANDBOX_LOG
+from oci_runtime.sandbox.launch import BootRequest, Launched, launch, leave_reason
+from oci_runtime.state.layout import SANDBOX_LOG
 
 _MAX_BOOT_BYTES = 16 << 20
 
@@ -36,15 +33,9 @@ def main() -> int:
         launched = launch(request, began_ns)
     except OciRuntimeError as error:
         log.error("cannot launch the virtual machine", reason=error.message, detail=error.detail)
-        _write_error_file(request.directory, error)
+        leave_reason(request.directory, error)
         return 1
     return _run(launched, fds["listen"])
-
-
-def _write_error_file(directory: str, error: OciRuntimeError) -> None:
-    """Leave the reason where the creating command looks for it; it finds the log where this fails."""
-    with contextlib.suppress(HostError):
-        write_atomic(os.path.join(directory, ERROR_FILE), json_text.dumps(to_wire(error)).encode())
 
 
 def _run(launched: Launched, listen_fd: int) -> int:

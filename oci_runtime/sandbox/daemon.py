@@ -6,10 +6,10 @@ import asyncio
 import signal
 import socket
 
-from oci_runtime.errors import OciRuntimeError
+from oci_runtime.errors import OciRuntimeError, Unavailable
 from oci_runtime.host.processes import start_time
 from oci_runtime.log import get_logger
-from oci_runtime.sandbox.launch import Launched
+from oci_runtime.sandbox.launch import Launched, leave_reason
 from oci_runtime.sandbox.process import Container, Status
 from oci_runtime.sandbox.sandbox import Sandbox
 from oci_runtime.sandbox.server import ControlServer
@@ -36,9 +36,13 @@ async def run_sandbox(launched: Launched, listen_fd: int) -> int:
         task.add_done_callback(stop_tasks.discard)
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     sandbox.begin()
     reason = await sandbox.ended
     log.info("pod has ended", reason=reason)
+    if reason:
+        # A command whose request is still on its way learns of no other end than that of its connection.
+        leave_reason(launched.directory, Unavailable(reason, detail=machine.console_tail()))
     await server.finish(_REQUESTS_S)
     await asyncio.gather(serving, return_exceptions=True)
     return 0

@@ -184,12 +184,12 @@ class PodDisks:
                 log.warning("cannot note the end of a volume's use", volume=disk.volume, reason=str(error))
             disk.volume = ""
 
-    def close(self) -> None:
-        """The machine is gone, and its disks with it: nobody shall ask it for its volumes. Idempotent."""
+    async def close(self) -> None:
+        """The machine ends, and its disks with it: nobody shall ask it for its volumes. Idempotent."""
         for disk in self._plugged:
             self._forget_volume(disk)
 
-    def let_go(self) -> None:
+    async def let_go(self) -> None:
         """QEMU has ended: the host may have what it wrote to. Idempotent."""
         for disk in self._plugged:
             disk.let_go()

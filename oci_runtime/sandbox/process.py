@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import os
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from oci_runtime.errors import WrongState
+from oci_runtime.log import get_logger
+
+log = get_logger(__name__)
 
 KILLED = 137  # 128 + SIGKILL: what a process gets whose end nobody could see
 
@@ -130,6 +134,15 @@ class Container:
             self.unpaused.clear()
         else:
             self.unpaused.set()
+
+    def mark_oom(self) -> None:
+        """Leave the empty file `oom` in the bundle, where CRI-O looks: it cannot see the guest's memory events."""
+        self.oom_killed = True
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            os.close(os.open(os.path.join(self.bundle, "oom"), flags, 0o644))
+        except OSError as error:
+            log.warning("cannot mark an out-of-memory kill", container=self.id, reason=str(error))
 
     def require(self, *allowed: Status) -> None:
         """WrongState unless the container is in one of `allowed`. The words for a stopped one are runc's contract."""

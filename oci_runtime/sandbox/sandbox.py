@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,6 +19,7 @@ from oci_runtime.log import get_logger
 from oci_runtime.sandbox.arrivals import Arrivals
 from oci_runtime.sandbox.events import EventFeed, SandboxEvent
 from oci_runtime.sandbox.process import KILLED, Container, ExitStatus, Process, Status
+from oci_runtime.sandbox.removals import Removals
 from oci_runtime.sandbox.virtual_machine import VirtualMachine
 
 log = get_logger(__name__)
@@ -60,6 +60,7 @@ class Sandbox:
         self._on_change = on_change
         self._locks: dict[str, asyncio.Lock] = {}
         self._arrivals = Arrivals()
+        self._removals = Removals(machine.remove_container)
         self._events = EventFeed()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending: asyncio.Task[None] | None = None
@@ -93,8 +94,7 @@ class Sandbox:
                 sequence = event.sequence
                 container = self.containers.get(event.container_id)
                 if event.kind == "oom" and container is not None:
-                    container.oom_killed = True
-                    _mark_oom(container)
+                    container.mark_oom()
                     self._events.publish(SandboxEvent("oom", container.id))
 
     # Containers
@@ -166,13 +166,20 @@ class Sandbox:
         async with self._lock(container_id):
             if container_id not in self.containers:
                 raise NotFound(f"container {container_id} does not exist")
-            if self._ending is None:
-                await self.machine.remove_container(container)
+            await self._remove(container)
             self._forget(container)
         self._events.publish(SandboxEvent("deleted", container_id, status=container.init.exit.result()))
         if not self.containers and not self._owner_seen:
             self._spawn(self._end("the last container was deleted"))
         return container.init.exit.result()
+
+    async def _remove(self, container: Container) -> None:
+        try:
+            if self._ending is None:
+                await self._removals.finish(container)
+        except OciRuntimeError:
+            if self._ending is None:  # else it goes with the machine
+                raise
 
     async def _kill_for_delete(self, container: Container) -> None:
         try:
@@ -382,6 +389,8 @@ class Sandbox:
         self._record_exit(container, process, status)
         if not process.exec_id and container.id == self.owner_id:
             self._spawn(self._end_after_output(container))
+        elif not process.exec_id and self._ending is None:
+            self._removals.begin(container)
 
     def _record_exit(self, container: Container, process: Process, status: ExitStatus) -> None:
         if process.exit.done():
@@ -413,6 +422,7 @@ class Sandbox:
         # Containers learn first: whatever happens to the machine from here on, they are over.
         if reason:
             log.info("pod ends", reason=reason)
+        self._removals.stop()
         await self.machine.quiesce()
         for container in list(self.containers.values()):
             if container.status is not Status.CREATING:
@@ -473,6 +483,7 @@ class Sandbox:
     def _forget(self, container: Container) -> None:
         self.containers.pop(container.id, None)
         self._locks.pop(container.id, None)
+        self._removals.forget(container.id)
         self._arrivals.forget((container.id, ""))
 
     def _arrive(self, process: Process) -> None:
@@ -487,12 +498,3 @@ class Sandbox:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _mark_oom(container: Container) -> None:
-    """Leave the empty file `oom` in the bundle, where CRI-O looks: it cannot see the guest's memory events."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        os.close(os.open(os.path.join(container.bundle, "oom"), flags, 0o644))
-    except OSError as error:
-        log.warning("cannot mark an out-of-memory kill", container=container.id, reason=str(error))

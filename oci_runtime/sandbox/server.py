@@ -128,12 +128,17 @@ class ControlServer:
                 _close_all(fds)
             answer = await handler(request, fds)
         except OciRuntimeError as error:
-            await connection.send({"error": to_wire(error)})
+            failure = error
         except (KeyError, TypeError, ValueError) as error:
             log.exception("malformed request", op=request.get("op"))
-            await connection.send({"error": to_wire(InvalidInput(f"malformed control request: {error!r}"))})
+            failure = InvalidInput(f"malformed control request: {error!r}")
+        except Exception as error:  # noqa: BLE001 - whatever it is: a connection that just ends means a dead process
+            log.exception("operation failed", op=request.get("op"))
+            failure = OciRuntimeError(f"{request.get('op')} failed in the sandbox process: {error!r}")
         else:
             await connection.answer(**answer)
+            return
+        await connection.send({"error": to_wire(failure)})
 
     # Streams
 

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from oci_runtime import __version__
 from oci_runtime.agent.client import AgentClient
-from oci_runtime.errors import InvalidInput, OciRuntimeError, Unavailable, Unsupported
+from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError, Unavailable, Unsupported
 from oci_runtime.log import get_logger
 from oci_runtime.sandbox.disks import PodDisks
 from oci_runtime.sandbox.launch import Launched
 from oci_runtime.sandbox.network import PodNetwork, find_network_path
 from oci_runtime.sandbox.process import Container
 from oci_runtime.sandbox.root_overlay import RootOverlays
+from oci_runtime.sandbox.steps import Step, try_all
 from oci_runtime.sandbox.vfio import PodVfio
 from oci_runtime.sandbox.watched import WatchedTrees
 from oci_runtime.storage import share
@@ -316,15 +317,30 @@ class VirtualMachine:
                 self._storages.add(storage.target)
 
     async def remove_container(self, container: Container) -> None:
-        """Remove a container from the guest and from the share; the share is freed whatever the guest says."""
-        try:
-            await (await self.agent()).remove_container(container.id)
-        finally:
-            await self._forget_watched(container.id)
-            await self._overlays.remove(container.id)
-            await self._disks.detach(container.id)
-            await self._vfio.detach(await self.machine(), container.id)
-            await asyncio.to_thread(self.launched.share.detach_container, container.id)
+        """Remove a container from the guest and from the share; each step is tried. Raises the first failure.
+
+        May be repeated: what is gone already is no failure.
+        """
+        share, name = self.launched.share, container.id
+        failure = await try_all(
+            (
+                ("container in the guest", lambda: self._remove_from_guest(name)),
+                ("watched trees", lambda: self._forget_watched(name)),
+                ("root overlay", lambda: self._overlays.remove(name)),
+                ("disks", lambda: self._disks.detach(name)),
+                ("PCI devices", lambda: self._detach_functions(name)),
+                ("share", lambda: asyncio.to_thread(share.detach_container, name)),
+            )
+        )
+        if failure is not None:
+            raise failure
+
+    async def _remove_from_guest(self, container_id: str) -> None:
+        with contextlib.suppress(NotFound):
+            await (await self.agent()).remove_container(container_id)
+
+    async def _detach_functions(self, container_id: str) -> None:
+        await self._vfio.detach(await self.machine(), container_id)
 
     async def _forget_watched(self, container_id: str) -> None:
         """Let go of the trees that a container has copies of; in the guest too, while it answers."""
@@ -361,6 +377,12 @@ class VirtualMachine:
         self._network = PodNetwork(self, self.config.network)
         attach = self._network.attach(os.dup(netns_fd), request.pid, find_network_path(request.spec))
         self._network_ready = asyncio.create_task(attach)
+
+    async def _cancel_network(self) -> None:
+        """End an attachment that is still at work."""
+        assert self._network_ready is not None, "asked for only then"
+        self._network_ready.cancel()
+        await asyncio.gather(self._network_ready, return_exceptions=True)
 
     async def machine(self) -> Machine:
         """QEMU's monitor, once it is connected."""
@@ -416,27 +438,22 @@ class VirtualMachine:
 
     async def close(self) -> None:
         """End QEMU and virtiofsd and undo everything on the host. Idempotent; continues after failures."""
-        self._disks.close()
         for watcher in self._watchers:
             watcher.cancel()
-        if self._network_ready is not None:
-            self._network_ready.cancel()
-            await asyncio.gather(self._network_ready, return_exceptions=True)
         stop_s = float(self.config.vm.stop_timeout_s)
-        steps: list[tuple[str, Awaitable[Any]]] = [("watched trees", self._watched.close())]
+        steps: list[Step] = [("volumes", self._disks.close), ("watched trees", self._watched.close)]
+        if self._network_ready is not None:
+            steps.insert(0, ("network set-up", self._cancel_network))
         if self._client is not None:
-            steps.append(("agent link", self._client.close()))
+            steps.append(("agent link", self._client.close))
         if self._machine is not None:
-            steps.append(("QEMU", self._machine.stop(stop_s)))
+            machine = self._machine
+            steps.append(("QEMU", lambda: machine.stop(stop_s)))
         if self._network is not None:
-            steps.append(("network", self._network.close()))
-        steps.append(("launch", asyncio.to_thread(self.launched.close)))
-        for name, step in steps:
-            try:
-                await asyncio.wait_for(step, stop_s + _CLOSE_S)
-            except Exception as error:  # noqa: BLE001 - the other steps must be tried whatever this one does
-                log.error("cannot undo", step=name, reason=repr(error))
-        self._disks.let_go()
+            steps.append(("network", self._network.close))
+        steps.append(("launch", lambda: asyncio.to_thread(self.launched.close)))
+        steps.append(("claims on disks", self._disks.let_go))
+        await try_all(steps, stop_s + _CLOSE_S)
         for future in (self._connected, self._greeted, self._ready):
             if not future.done():
                 future.set_exception(Unavailable(self.failure or "the pod has ended"))

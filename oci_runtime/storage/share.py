@@ -27,6 +27,7 @@ import itertools
 import os
 import re
 import stat
+from _thread import allocate_lock
 from pathlib import Path
 
 from oci_runtime.errors import AlreadyExists, HostError, InvalidInput, OciRuntimeError
@@ -63,7 +64,7 @@ class _Volume:
 
 
 class Share:
-    """The mounted share of one sandbox. Synchronous; each call is a handful of system calls."""
+    """The mounted share of one sandbox. Synchronous; each call is a handful of system calls, from any thread."""
 
     def __init__(self, directory: Path) -> None:
         """Private: use `create` or `adopt`."""
@@ -75,6 +76,7 @@ class Share:
         self._containers: dict[str, str] = {}
         self._volumes: dict[tuple[str, str], _Volume] = {}  # by pool key, and which mounts are read-only
         self._numbers = itertools.count(1)
+        self._lock = allocate_lock()
 
     @classmethod
     def create(cls, directory: Path) -> Share:
@@ -138,12 +140,13 @@ class Share:
         _check_names(container_id, name)
         if propagation not in PROPAGATION:
             raise InvalidInput(f"propagation {propagation!r}: not one of {', '.join(PROPAGATION)}")
-        if pool:
-            return self._join_volume(tree_fd, container_id, readonly, propagation, pool)
-        directory = self._containers.get(container_id) or f"{container_id[:_MAX_ID]}.{next(self._numbers)}"
-        self._attach(tree_fd, self.root / directory / name, readonly, propagation)
-        self._containers[container_id] = directory
-        return f"{GUEST_ROOT}/{directory}/{name}"
+        with self._lock:
+            if pool:
+                return self._join_volume(tree_fd, container_id, readonly, propagation, pool)
+            directory = self._containers.get(container_id) or f"{container_id[:_MAX_ID]}.{next(self._numbers)}"
+            self._attach(tree_fd, self.root / directory / name, readonly, propagation)
+            self._containers[container_id] = directory
+            return f"{GUEST_ROOT}/{directory}/{name}"
 
     def _join_volume(self, tree_fd: int, container_id: str, readonly: str, propagation: str, pool: str) -> str:
         """Attach a source that is not there yet; else make the container another user of it."""
@@ -197,15 +200,16 @@ class Share:
 
     def detach_container(self, container_id: str) -> None:
         """Take out everything of a container, and what it was the last one to use; idempotent. Raises: HostError."""
-        name = self._containers.get(container_id)
-        if name is not None:
-            self._remove(name)
-            del self._containers[container_id]
-        for key, volume in list(self._volumes.items()):
-            volume.users.discard(container_id)
-            if not volume.users:
-                self._remove(volume.directory)
-                del self._volumes[key]
+        with self._lock:
+            name = self._containers.get(container_id)
+            if name is not None:
+                self._remove(name)
+                del self._containers[container_id]
+            for key, volume in list(self._volumes.items()):
+                volume.users.discard(container_id)
+                if not volume.users:
+                    self._remove(volume.directory)
+                    del self._volumes[key]
 
     def _remove(self, name: str) -> None:
         directory = self.root / name
@@ -225,17 +229,18 @@ class Share:
 
     def close(self) -> None:
         """Take everything out and unmount the share; idempotent. Raises: HostError, after trying everything."""
-        try:
-            detach_mount(str(self._base))
-        finally:
-            self._containers.clear()
-            self._volumes.clear()
-        try:
-            self._base.rmdir()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise HostError.from_oserror(error, "rmdir", str(self._base)) from error
+        with self._lock:
+            try:
+                detach_mount(str(self._base))
+            finally:
+                self._containers.clear()
+                self._volumes.clear()
+            try:
+                self._base.rmdir()
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                raise HostError.from_oserror(error, "rmdir", str(self._base)) from error
 
 
 def _check_names(container_id: str, name: str) -> None:

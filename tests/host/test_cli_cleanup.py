@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from oci_runtime.cli.boot import explain_loss
+from oci_runtime.cli.cleanup import end_sandbox_directory
 from oci_runtime.control.frames import ConnectionLost, Silent
 from oci_runtime.host.cgroups import read_layout
 from oci_runtime.state.recovery import UNDOERS, recover
@@ -110,6 +111,44 @@ def test_delete_force_cleans_a_sandbox_without_its_record(engine: FakeEngine, co
     engine.call("delete", "--force", "c1")
     assert not is_running(process)
     assert not engine.leftovers()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_only_the_sandbox_process_is_killed_for_its_silence(engine: FakeEngine, damaged: bool) -> None:
+    """Others have its lock open as well: commands that wait for it."""
+    config = engine.directory / "config.toml"
+    config.write_text("[runtime]\nstop_timeout_s = 1\n")
+    engine.arguments += ["--config", str(config)]
+    engine.run("c1", SLEEP)
+    process = engine.sandbox_record()["pid"]
+    (path,) = engine.root.glob(".sandboxes/*/sandbox.json")
+    if damaged:
+        path.write_text("")
+    os.kill(process, signal.SIGSTOP)
+    with path.with_name("lock").open("rb") as lock:
+        waiting = subprocess.Popen(["sleep", "1000"], stdin=lock)
+    try:
+        engine.call("delete", "--force", "c1")
+        assert not is_running(process)
+        assert is_running(waiting.pid)
+    finally:
+        waiting.kill()
+        waiting.wait()
+    assert not engine.leftovers()
+
+
+def test_a_command_that_cleans_a_dead_sandbox_is_not_taken_for_it(tmp_path: Path) -> None:
+    record = SandboxRecord.new(str(tmp_path), "s", "")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    record.values |= {"pid": dead.pid, "pid_start": 1}
+    record.save()
+    cleaning = subprocess.Popen(["flock", str(tmp_path / "lock"), "-c", "echo; read line"], stdin=-1, stdout=-1)
+    assert cleaning.stdout is not None and cleaning.stdout.read(1) == b"\n"
+    assert not end_sandbox_directory(str(tmp_path), 0, kill=True)
+    assert cleaning.poll() is None
+    cleaning.communicate(b"\n")
+    assert end_sandbox_directory(str(tmp_path), 0) and not tmp_path.exists()
 
 
 def test_a_damaged_member_leaves_its_pod_alone(engine: FakeEngine) -> None:

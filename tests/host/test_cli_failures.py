@@ -167,14 +167,15 @@ def test_a_member_that_meets_an_ending_pod_boots_it_anew(engine: FakeEngine) -> 
     [
         ("refuse", "the guest refuses this container"),
         ("explain", "guest image is missing"),
-        ("die", "sandbox process ended early"),
+        ("die", "sandbox process ended early (exit status 1)"),
+        ("killed", "sandbox process ended early (killed by signal 9)"),
     ],
 )
 def test_a_guest_that_fails(engine: FakeEngine, failure: str, message: str) -> None:
     error = fail(engine, annotations={"fake.create": failure})
     assert error.startswith(message)
-    detail = {"refuse": "last words\n  | of the console", "explain": "why", "die": "the fake sandbox dies"}
-    assert f"\n  | {detail[failure]}" in error
+    detail = {"refuse": "last words\n  | of the console", "explain": "why"}.get(failure, "the fake sandbox dies")
+    assert f"\n  | {detail}" in error
 
 
 def test_a_failing_member_leaves_the_pod_alone(engine: FakeEngine) -> None:

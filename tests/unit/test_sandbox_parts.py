@@ -1,15 +1,21 @@
-"""Rendezvous of processes and stand-ins, the feed of events: the parts of a sandbox process that need no machine."""
+"""The parts of a sandbox process that need no machine: rendezvous, feed of events, removals, control socket."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+from pathlib import Path
 
 import pytest
 
-from oci_runtime.errors import Unavailable
+from oci_runtime.control.client import Client, listen
+from oci_runtime.errors import OciRuntimeError, Unavailable
 from oci_runtime.sandbox.arrivals import Arrivals
 from oci_runtime.sandbox.events import EventFeed, SandboxEvent
 from oci_runtime.sandbox.process import Container, Process, Status
+from oci_runtime.sandbox.removals import Removals
+from oci_runtime.sandbox.server import ControlServer
+from oci_runtime.sandbox.steps import Step, try_all
 
 KEY = ("c", "e")
 
@@ -90,3 +96,114 @@ async def test_what_waits_for_a_resume_wakes_at_the_end_as_well() -> None:
     assert not waiting.done()
     container.move(Status.STOPPED)
     assert await waiting
+
+
+def stopped_container() -> Container:
+    """One that has ended, with output that nobody has read yet."""
+    container = Container("c", "/b", {}, status=Status.STOPPED)
+    process = container.processes[""] = Process("c", "", terminal=True)
+    process.add_reader()
+    return container
+
+
+async def test_a_stopped_container_is_removed_once_its_output_is_read() -> None:
+    removed = asyncio.Event()
+
+    async def remove(_container: Container) -> None:
+        removed.set()
+
+    container = stopped_container()
+    removals = Removals(remove)
+    removals.begin(container)
+    await asyncio.sleep(0)
+    assert not removed.is_set()
+    container.init.note_end_of_output(stderr=False)
+    await removed.wait()
+    await removals.finish(container)
+
+
+async def test_a_delete_joins_the_removal_at_work_and_waits_for_no_reader() -> None:
+    begun: list[asyncio.Future[None]] = []
+
+    async def remove(_container: Container) -> None:
+        begun.append(asyncio.get_running_loop().create_future())
+        await begun[-1]
+
+    container = stopped_container()
+    removals = Removals(remove)
+    removals.begin(container)
+    deletes = [asyncio.create_task(removals.finish(container)) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    assert len(begun) == 1, "one removal, although somebody still reads"
+    deletes.pop().cancel()
+    begun[0].set_exception(Unavailable("no answer"))
+    with pytest.raises(Unavailable):
+        await deletes[0]
+    again = asyncio.create_task(removals.finish(container))
+    await asyncio.sleep(0.01)
+    assert len(begun) == 2, "a failure is no reason not to try anew"
+    begun[1].set_result(None)
+    await again
+    removals.forget("c")
+    assert not removals._work and not removals._waiting
+
+
+async def test_the_end_of_a_pod_begins_no_removal() -> None:
+    async def remove(_container: Container) -> None:
+        raise AssertionError("the machine is going")
+
+    container = stopped_container()
+    removals = Removals(remove)
+    removals.begin(container)
+    removals.stop()
+    container.init.note_end_of_output(stderr=False)
+    await asyncio.sleep(0.01)
+
+
+async def test_every_step_is_taken_and_the_first_failure_is_told() -> None:
+    taken: list[str] = []
+
+    async def step(name: str, error: Exception | None = None) -> None:
+        taken.append(name)
+        if error is not None:
+            raise error
+
+    async def hang() -> None:
+        taken.append("hang")
+        await asyncio.Event().wait()
+
+    first = OSError("first")
+    steps: list[Step] = [
+        ("a", lambda: step("a", first)),
+        ("b", hang),
+        ("c", lambda: step("c", ValueError("last"))),
+        ("d", lambda: step("d")),
+    ]
+    assert await try_all(steps, 0.01) is first
+    assert taken == ["a", "hang", "c", "d"]
+    assert await try_all(steps[3:]) is None
+
+
+class BrokenSandbox:
+    """A pod whose operations fail in a way that nobody has thought of."""
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def start(self, _container_id: str) -> None:
+        raise ConnectionResetError("not the client's connection")
+
+
+async def test_an_operation_that_fails_in_an_unknown_way_does_not_look_like_a_dead_process(tmp_path: Path) -> None:
+    server = ControlServer(BrokenSandbox(), socket.socket(fileno=listen(str(tmp_path)).detach()))  # type: ignore[arg-type]
+    serving = asyncio.create_task(server.serve())
+
+    def ask() -> None:
+        with Client.connect(str(tmp_path), 30) as client:
+            for _ in range(2):  # and the connection is good for more
+                with pytest.raises(OciRuntimeError, match=r"start failed .*not the client's connection"):
+                    client.call("start", id="c")
+
+    await asyncio.to_thread(ask)
+    await server.finish(1, 1)
+    await asyncio.gather(serving, return_exceptions=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -242,6 +243,27 @@ def test_host_cgroups_count_the_machine_and_never_limit_it(engine: Engine) -> No
     engine.call("delete", "--force", "c")
     engine.call("delete", "--force", "s")
     assert engine.leftovers() == []
+
+
+def test_a_stopped_member_is_deleted_without_the_guest(shared: Engine) -> None:
+    """It has left guest and share when its output was read; what engines ask for is there until the `delete`."""
+    shared.run("brief", ["sh", "-c", "echo words; exit 3"], **member("pod"))
+    assert shared.exit_code("brief") == 3
+    wait_until(lambda: "/brief." not in Path("/proc/self/mountinfo").read_text(), "out of the share")
+    assert shared.log("brief") == "words\n" and shared.state("brief")["status"] == "stopped"
+    for verb in (("exec", "brief", "true"), ("kill", "brief", "KILL"), ("ps", "brief"), ("events", "--stats", "brief")):
+        failed = shared.call(*verb, check=False)
+        assert failed.code != 0 and "not running" in failed.err, failed
+    qemu = shared.sandbox_record()["qemu"]["pid"]
+    os.kill(qemu, signal.SIGSTOP)
+    try:
+        shared.call("delete", "brief", deadline_s=30)
+    finally:
+        os.kill(qemu, signal.SIGCONT)
+    assert shared.exec("pod", "true").code == 0
+    shared.run("brief", ["true"], **member("pod"))
+    assert shared.exit_code("brief") == 0
+    shared.call("delete", "brief")
 
 
 def test_execs_are_forgotten(shared: Engine) -> None:

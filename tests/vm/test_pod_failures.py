@@ -8,6 +8,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,27 @@ def test_death_of_a_helper_ends_the_pod(engine: Engine, victim: str) -> None:
     run_pod(engine)
     kill(engine.sandbox_record()[victim]["pid"])
     assert_pod_died(engine)
+
+
+_KILL_MACHINE = """
+import json, os, pathlib, sys, time
+(directory,) = pathlib.Path(sys.argv[1]).glob(".sandboxes/*")
+while "qemu" not in (record := json.loads((directory / "sandbox.json").read_text())):
+    time.sleep(0.01)
+os.kill(record["qemu"]["pid"], 9)
+for _ in range(500):
+    if (directory / "error.json").exists():
+        break
+    time.sleep(0.02)
+"""
+
+
+def test_a_machine_that_ends_before_it_is_asked_for_a_container_says_why(engine: Engine) -> None:
+    words = ["python", "-c", _KILL_MACHINE, str(engine.root)]
+    hooks = {"createRuntime": [{"path": sys.executable, "args": words}]}
+    failed = engine.create("s", SLEEP, check=False, hooks=hooks)
+    assert failed.code == 1 and "QEMU" in failed.err and "ended early" not in failed.err, failed.err
+    assert engine.leftovers() == []
 
 
 def test_death_of_the_sandbox_process_takes_the_machine_along(engine: Engine) -> None:
