@@ -8,7 +8,7 @@ from _thread import allocate_lock
 from oci_runtime import json_text
 from oci_runtime.errors import AlreadyExists, InvalidInput, OciRuntimeError, WrongState
 from oci_runtime.guest.cgroups import OomWatch, cgroup_path, remove_cgroup
-from oci_runtime.guest.crun import remove_state, remove_tree, run_crun
+from oci_runtime.guest.crun import let_run, remove_state, remove_tree, run_crun
 from oci_runtime.guest.disks import NODES, find_disks, make_nodes, plan_disks, remove_nodes
 from oci_runtime.guest.facts import read_facts
 from oci_runtime.guest.mounts import RUN
@@ -171,18 +171,22 @@ def start_container(agent: Agent, request: pb.ContainerRequest) -> pb.Empty:
         process = container.require_running()
         if container.started:
             raise WrongState(f"container {container.id!r} is running already")
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            stdio = (null, null, null)
-            log_path = f"{container.directory}/log-start"
-            run_crun(agent, ["start", container.id], log_path=log_path, stdio=stdio, program="")
-        except OciRuntimeError:
-            agent.reaper.kill(process.child, 9)
-            raise
-        finally:
-            os.close(null)
+        if not let_run(container.id):
+            _start_with_crun(agent, container, process)
         container.started = True
     return pb.Empty()
+
+
+def _start_with_crun(agent: Agent, container: Container, process: Process) -> None:
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        log_path = f"{container.directory}/log-start"
+        run_crun(agent, ["start", container.id], log_path=log_path, stdio=(null, null, null), program="")
+    except OciRuntimeError:
+        agent.reaper.kill(process.child, 9)
+        raise
+    finally:
+        os.close(null)
 
 
 def remove_container(agent: Agent, request: pb.ContainerRequest) -> pb.Empty:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError
-from oci_runtime.guest import channel, devices, listing, mounts, scheduling, stats, storage, sysctl
+from oci_runtime.guest import channel, crun, devices, listing, mounts, scheduling, stats, storage, sysctl
 from oci_runtime.guest.crun import translate
 from oci_runtime.guest.facts import format_set, parse_set
 from oci_runtime.guest.processes import check_id
@@ -105,6 +105,21 @@ def test_cruns_errors_in_runcs_words(message: str, program: str, kind: type[OciR
     error = translate(message, program)
     assert type(error) is kind
     assert error.message == wanted
+
+
+def test_a_container_is_let_run_by_its_fifo_while_somebody_waits_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crun, "ROOT", str(tmp_path))
+    (tmp_path / "c").mkdir()
+    fifo = tmp_path / "c" / "exec.fifo"
+    assert not crun.let_run("c"), "another crun, perhaps"
+    os.mkfifo(fifo)
+    assert not crun.let_run("c") and fifo.exists(), "its process is dead"
+    waiting = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    assert crun.let_run("c") and not fifo.exists()
+    assert os.read(waiting, 2) == b"\0"
+    os.close(waiting)
 
 
 def test_scheduling_as_the_kernel_takes_it() -> None:
