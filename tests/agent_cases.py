@@ -201,17 +201,6 @@ async def test_an_exec_in_a_stopped_or_unknown_container_is_refused(guest: Guest
         await guest.exec("stopped", "e", "/bin/busybox", "true")
 
 
-async def test_execs_that_meet_the_removal_of_their_container_say_that_it_is_gone(guest: Guest) -> None:
-    await guest.create("meet", "/bin/busybox", "sleep", "100")
-    await guest.agent.start_container("meet")
-    plan = json.dumps(process("/bin/busybox", "true")).encode()
-    execs = [guest.agent.exec_process("meet", f"e{number}", plan, stdin=False) for number in range(6)]
-    *results, removed = await asyncio.gather(*execs, guest.agent.remove_container("meet"), return_exceptions=True)
-    assert removed is None
-    for result in results:
-        assert not isinstance(result, BaseException) or isinstance(result, (WrongState, NotFound)), repr(result)
-
-
 # Signals and exits
 
 

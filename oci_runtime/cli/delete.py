@@ -10,6 +10,7 @@ from oci_runtime.cli import texts
 from oci_runtime.cli.options import Option, UsageError
 from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError, WrongState
 from oci_runtime.host.processes import boot_id
+from oci_runtime.log import get_logger
 from oci_runtime.state import records
 from oci_runtime.state.records import CREATED, CREATING, STOPPED
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from oci_runtime.cli.options import Parsed
     from oci_runtime.state.records import ContainerRecord
 
+log = get_logger(__name__)
 SUMMARY = "end what is left of containers and forget them"
 USAGE = "[--force] ID..."
 OPTIONS = (Option("force f", "", "also containers that run; an unknown id is no error"),)
@@ -86,9 +88,10 @@ def _delete_recorded(context: Context, record: ContainerRecord, *, force: bool) 
     if at_end:
         end_sandbox(layout, record.sandbox_id, kill=force)
     if record.cgroups and is_of_this_boot:
-        from oci_runtime.cli.host_cgroup import remove_all
+        from oci_runtime.host import cgroups
 
-        remove_all(record.cgroups)
+        for problem in cgroups.remove(record.cgroups):
+            log.warning(problem)
     if record.hooks.get("poststop"):
         from oci_runtime.cli.hooks import run_tolerantly
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError
-from oci_runtime.guest import channel, crun, devices, listing, mounts, scheduling, stats, storage, sysctl
+from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError, WrongState
+from oci_runtime.guest import channel, crun, devices, listing, mounts, processes, scheduling, stats, storage, sysctl
+from oci_runtime.guest.agent import Agent
+from oci_runtime.guest.containers import Container
 from oci_runtime.guest.crun import translate
 from oci_runtime.guest.facts import format_set, parse_set
+from oci_runtime.guest.loop import Loop
 from oci_runtime.guest.processes import check_id
+from oci_runtime.ttrpc.proto import agent_lean as pb
 
 
 @given(st.frozensets(st.integers(0, 300), max_size=30))
@@ -120,6 +126,26 @@ def test_a_container_is_let_run_by_its_fifo_while_somebody_waits_there(
     assert crun.let_run("c") and not fifo.exists()
     assert os.read(waiting, 2) == b"\0"
     os.close(waiting)
+
+
+def test_an_exec_that_meets_the_removal_of_its_container_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look at the table and its first file: that moment cannot be hit from outside."""
+    agent = Agent(Loop(), is_init=False)
+    agent.containers["c"] = container = Container(agent, "c")
+    container.directory = str(tmp_path / "gone")
+    container.processes[""] = SimpleNamespace(child=SimpleNamespace(exit_code=None))  # type: ignore[assignment]
+
+    def numbers() -> Iterator[int]:
+        container.removing = True
+        yield 1
+
+    monkeypatch.setattr(processes, "_numbers", numbers())
+    request = pb.ExecProcessRequest(container_id="c", exec_id="e", process_json=b'{"args": ["true"], "cwd": "/"}')
+    with pytest.raises(WrongState, match="container not running"):
+        processes.exec_process(agent, request)
+    assert not container.starting
 
 
 def test_scheduling_as_the_kernel_takes_it() -> None:
