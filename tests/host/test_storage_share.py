@@ -7,7 +7,9 @@ import os
 import socket
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from types import FrameType
 
@@ -15,7 +17,7 @@ import pytest
 
 from oci_runtime.errors import AlreadyExists, HostError, InvalidInput
 from oci_runtime.host import syscalls
-from oci_runtime.host.mounts import list_mounts, unmount_tree
+from oci_runtime.host.mounts import detach_mount, list_mounts, unmount_tree
 from oci_runtime.storage.share import Share
 from tests.storage_lab import attach_path, private_mounts  # noqa: F401 - a fixture
 
@@ -120,6 +122,30 @@ def test_a_source_in_common_is_attached_once_until_its_last_user_goes(share: Sha
     share.detach_container("c2")
     assert share.attached() == [] and os.listdir(share.root) == []
     assert attach_path(share, source, "c1", "m0", pool="p") != first, "a new place: the guest may remember the old one"
+
+
+def test_whoever_comes_while_the_last_user_goes_gets_a_volume_of_its_own(
+    share: Share, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going, go_on = threading.Event(), threading.Event()
+
+    def slowly(path: str) -> None:
+        going.set()
+        go_on.wait(30)
+        detach_mount(path)
+
+    attach_path(share, source, "c1", "m0", pool="p")
+    with ThreadPoolExecutor(2) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr("oci_runtime.storage.share.detach_mount", slowly)
+            detached = pool.submit(share.detach_container, "c1")
+            assert going.wait(30)
+            attached = pool.submit(attach_path, share, source, "c2", "m0", pool="p")
+            wait([attached], 0.2)  # without the lock it is there by now, in what goes
+            go_on.set()
+            detached.result(30)
+        path = attached.result(30)
+    assert (seen(share, path) / "file").read_text() == "content"
 
 
 def test_a_writer_never_joins_what_is_read_only(share: Share, source: Path) -> None:

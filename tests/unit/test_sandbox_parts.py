@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from oci_runtime.config.load import load_config
 from oci_runtime.control.client import Client, listen
 from oci_runtime.errors import OciRuntimeError, Unavailable
 from oci_runtime.sandbox.arrivals import Arrivals
@@ -16,6 +17,7 @@ from oci_runtime.sandbox.process import Container, Process, Status
 from oci_runtime.sandbox.removals import Removals
 from oci_runtime.sandbox.server import ControlServer
 from oci_runtime.sandbox.steps import Step, try_all
+from oci_runtime.sandbox.virtual_machine import VirtualMachine
 
 KEY = ("c", "e")
 
@@ -182,6 +184,41 @@ async def test_every_step_is_taken_and_the_first_failure_is_told() -> None:
     assert await try_all(steps, 0.01) is first
     assert taken == ["a", "hang", "c", "d"]
     assert await try_all(steps[3:]) is None
+
+
+class Host:
+    """What a machine that never came up has on the host. done: which parts were undone."""
+
+    def __init__(self) -> None:
+        self.config = load_config()
+        self.sandbox_id = "s"
+        self.timeline = None
+        self.share = self
+        self.done: list[str] = []
+
+    def detach_container(self, container_id: str) -> None:
+        self.done.append(f"share of {container_id}")
+
+    def close(self) -> None:
+        self.done.append("processes")
+
+
+async def test_a_removal_goes_on_where_monitor_and_guest_are_lost() -> None:
+    host = Host()
+    machine = VirtualMachine(host)  # type: ignore[arg-type]
+    machine._ready.set_exception(Unavailable("no guest"))
+    machine._connected.set_exception(Unavailable("no monitor"))
+    with pytest.raises(Unavailable, match="no guest"):
+        await machine.remove_container(Container("c", "/b", {}))
+    assert host.done == ["share of c"]
+
+
+async def test_a_machine_ends_whatever_its_disks_do() -> None:
+    host = Host()
+    machine = VirtualMachine(host)  # type: ignore[arg-type]
+    machine._disks._plugged.append(None)  # type: ignore[arg-type]
+    await machine.close()
+    assert host.done == ["processes"]
 
 
 class BrokenSandbox:
