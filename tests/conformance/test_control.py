@@ -44,3 +44,24 @@ def test_unexpected_pass_is_shown(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "surprise" in done.stdout and "not true" in done.stdout
+
+
+@pytest.mark.root
+def test_failures_are_explained(tmp_path: Path) -> None:
+    """A failure is red in every report, with what was called and what the guest said."""
+    broken = tmp_path / "broken"
+    broken.write_text('#!/bin/sh\ncase "$*" in *features*) echo out-of-order >&2; exit 3 ;; esac\nexec runc "$@"\n')
+    broken.chmod(0o755)
+    (tmp_path / "console.log").write_text("Kernel panic <not syncing>\n")
+    argv = [sys.executable, "-m", "conformance", "--runtime", str(broken), "--select", "commands.features"]
+    argv += ["--report", str(tmp_path), "--console-glob", str(tmp_path / "console.log")]
+    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "\nnot ok 1 - commands.features" in (tmp_path / "broken-oci.tap").read_text()
+    (case,) = ElementTree.parse(tmp_path / "broken-oci.xml").getroot().iter("testcase")
+    failure, console = case.find("failure"), case.find("system-out")
+    assert failure is not None and "out-of-order" in (failure.text or "")
+    assert console is not None and "Kernel panic" in (console.text or "")
+    page = (tmp_path / "index.html").read_text()
+    assert '<i class="fail" title="commands.features' in page
+    assert "out-of-order" in page and "Kernel panic &lt;not syncing&gt;" in page
