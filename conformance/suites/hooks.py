@@ -137,11 +137,24 @@ def _state(name: str, case: Case) -> None:
     given = found.state(name)
     case.expect("ociVersion" in given, f"no ociVersion: {given}")
     case.equal(given.get("id"), found.container.id, "id")
-    case.equal(given.get("bundle"), str(found.container.bundle), "bundle")
     case.equal(given.get("annotations", {}).get("org.example.note"), "for hooks", "annotation")
-    case.contains(STATUS[name], given.get("status"), "status")
+    if name != "startContainer":  # a check of its own, below
+        _expect_bundle_and_status(name, found, given, case)
     if name in ("prestart", "createRuntime", "poststart"):
         case.equal(given.get("pid"), found.pid, "pid")
+
+
+def _expect_bundle_and_status(name: str, found: Record, given: dict[str, Any], case: Case) -> None:
+    case.equal(given.get("bundle"), str(found.container.bundle), "bundle")
+    case.contains(STATUS[name], given.get("status"), "status")
+
+
+@suite.check(
+    "state-inside", "runtime.md#state", "startContainer, which runs inside, gets the bundle and the status too"
+)
+def state_inside(case: Case) -> None:
+    found = case.shared(record)
+    _expect_bundle_and_status("startContainer", found, found.state("startContainer"), case)
 
 
 for _name in STATUS:
