@@ -38,7 +38,7 @@ _TYPE_KEYS = (
     (DOCKERSHIM_TYPE, {"podsandbox": SANDBOX, "container": MEMBER}),
 )
 _SANDBOX_ID_KEYS = (CRI_SANDBOX_ID, CRIO_SANDBOX_ID, DOCKERSHIM_SANDBOX_ID)
-_SHAREABLE = ("network", "pid", "ipc")
+SHAREABLE = ("network", "pid", "ipc")
 
 
 class Policy(Record):
@@ -99,12 +99,12 @@ def route(spec: Spec, container_id: str, policy: Policy, sandbox_runtime: str | 
     follows_vm = kind == MEMBER and sandbox_runtime is not None
     if policy.vm == "untrusted" and not untrusted and not follows_vm:
         return _delegate(here, policy, 'the policy vm = "untrusted" gives machines to untrusted pods only')
-    decisions = {name: _policy_for(name, policy) for name in shared}
+    decisions = {name: policy_for(name, policy) for name in shared}
     if "namespace" in decisions.values() and not follows_vm:
         return _delegate(here, policy, f"it asks for the host's {_list(shared)}")
     for name, decision in decisions.items():
         if decision != "vm":
-            raise Unsupported(_refusal(container_id, name))
+            raise Unsupported(host_refusal(container_id, name))
     if spec.linux and spec.linux.net_devices:
         raise Unsupported(
             f"container {container_id} asks for the host's interface {show(spec.linux.net_devices[0])} "
@@ -180,18 +180,14 @@ def find_host_namespaces(spec: Spec) -> tuple[str, ...]:
 
     A path that leads to the host's namespace is not seen here: the caller compares identities (st_dev, st_ino).
     """
-    shared = [name for name in _SHAREABLE if name not in spec.namespaces]
+    shared = [name for name in SHAREABLE if name not in spec.namespaces]
     if "network" not in shared and spec.annotations.get(CRIO_HOST_NETWORK) == "true":
         shared.insert(0, "network")
     return tuple(shared)
 
 
-def host_network_refusal(container_id: str) -> str:
-    """The message for a container whose network namespace turns out to be the host's."""
-    return _refusal(container_id, "network")
-
-
-def _policy_for(name: str, policy: Policy) -> str:
+def policy_for(name: str, policy: Policy) -> str:
+    """What the policy says of the host's namespace `name`: refuse, namespace or vm."""
     return {"network": policy.host_network, "pid": policy.host_pid, "ipc": policy.host_ipc}[name]
 
 
@@ -204,7 +200,8 @@ def _delegate(here: Route, policy: Policy, reason: str) -> Route:
     return here.replace(runtime=policy.namespace_runtime, reason=reason)
 
 
-def _refusal(container_id: str, name: str) -> str:
+def host_refusal(container_id: str, name: str) -> str:
+    """The message for a container that asks for the host's namespace `name`, by whatever way."""
     setting = f"host_{name}"
     return (
         f"container {container_id} asks for the host's {name} namespace, which a virtual machine cannot share: "

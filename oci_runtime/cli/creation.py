@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from oci_runtime.annotations.route import MEMBER, SANDBOX, SINGLE, host_network_refusal, identify, route
+from oci_runtime.annotations.route import MEMBER, SANDBOX, SHAREABLE, SINGLE, host_refusal, identify, policy_for, route
 from oci_runtime.annotations.sizing import plan_size
 from oci_runtime.bundle.load import load_bundle
 from oci_runtime.cli import boot
@@ -219,28 +219,32 @@ class Creation:
         self.cgroup.make(self.proxy.pid, linux.get("resources") or {} if spec.linux else {})
 
     def _open_namespaces(self) -> dict[str, int]:
-        """Open all namespaces that have a path, which checks them; a network that is the host's is refused."""
+        """Open all namespaces that have a path, which checks them; those of the host are refused."""
         fds: dict[str, int] = {}
         try:
             for kind, path in self.bundle.spec.namespaces.items():
                 if path:
                     fds[kind] = namespaces.open_namespace(kind, path)
-            if "network" in fds and namespaces.is_host_namespace(fds["network"], "network"):
-                self._refuse_host_network()
+            for kind in SHAREABLE:
+                if kind in fds and namespaces.is_host_namespace(fds[kind], kind):
+                    self._refuse_of_host(kind)
         except BaseException:
             for fd in fds.values():
                 os.close(fd)
             raise
         return fds
 
-    def _refuse_host_network(self) -> None:
-        """The network's path turned out to be the host's: as if no namespace had been listed."""
+    def _refuse_of_host(self, kind: str) -> None:
+        """A path turned out to lead to the host's namespace: as if none of its kind had been listed."""
         policy = route_policy(self.config)
+        decision = policy_for(kind, policy)
+        if decision == "vm":
+            return
         may_be_delegated = self.route.kind != MEMBER and not self.route.untrusted
-        if policy.host_network == "namespace" and policy.namespace_runtime and may_be_delegated:
+        if decision == "namespace" and policy.namespace_runtime and may_be_delegated:
             self.undo.run()
             delegate(self.context, self.options.id, policy.namespace_runtime, detach=self.options.detach)
-        raise Unsupported(host_network_refusal(self.options.id))
+        raise Unsupported(host_refusal(self.options.id, kind))
 
     def _reach_sandbox(self) -> None:
         timeout_s = self.config.vm.boot_timeout_s + _CREATE_MARGIN_S
@@ -277,7 +281,14 @@ class Creation:
             "vcpus": size.vcpus,
             "memory_mib": size.memory_mib,
             "origin_ns": self.context.started_ns,
+            **self._event_service(),
         }
+
+    def _event_service(self) -> dict[str, str]:
+        """Where containerd's shim for OCI runtimes has its events from; its bundles are …/NAMESPACE/ID."""
+        address = os.environ.get("TTRPC_ADDRESS", "")
+        namespace = os.path.basename(os.path.dirname(self.bundle.path))
+        return {"events_address": address, "events_namespace": namespace} if address else {}
 
     def _leave_sandbox(self) -> None:
         """Take the container out of the sandbox again, and end the sandbox unless others are in it."""

@@ -10,6 +10,7 @@ from oci_runtime.errors import OciRuntimeError, Unavailable
 from oci_runtime.host.processes import start_time
 from oci_runtime.log import get_logger
 from oci_runtime.sandbox.launch import Launched, leave_reason
+from oci_runtime.sandbox.oom import OomNotices
 from oci_runtime.sandbox.process import Container, Status
 from oci_runtime.sandbox.sandbox import Sandbox
 from oci_runtime.sandbox.server import ControlServer
@@ -25,7 +26,9 @@ async def run_sandbox(launched: Launched, listen_fd: int) -> int:
     """Serve the pod until it has ended and everybody was told; return the process's exit code."""
     machine = VirtualMachine(launched)
     recorder = StateRecorder(Layout(launched.root))
-    sandbox = Sandbox(machine, owner_id=launched.request.owner_id, on_change=recorder.changed)
+    request = launched.request
+    sandbox = Sandbox(machine, owner_id=request.owner_id, on_change=recorder.changed)
+    sandbox.oom_notices = OomNotices(request.events_address, request.events_namespace)
     server = ControlServer(sandbox, socket.socket(fileno=listen_fd))
     serving = asyncio.create_task(server.serve())
     stop_tasks: set[asyncio.Task[None]] = set()

@@ -50,6 +50,8 @@ class BootRequest(Record):
     memory_mib: int
     origin_ns: int = 0
     cgroup_procs: tuple[str, ...] = ()
+    events_address: str = ""
+    events_namespace: str = ""
 
     @classmethod
     def parse(cls, document: bytes) -> Self:
@@ -66,6 +68,8 @@ class BootRequest(Record):
                 memory_mib=int(values["memory_mib"]),
                 origin_ns=int(values.get("origin_ns", 0)),
                 cgroup_procs=tuple(str(path) for path in values.get("cgroup_procs", ())),
+                events_address=str(values.get("events_address", "")),
+                events_namespace=str(values.get("events_namespace", "")),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidInput(f"boot document: {error!r}") from error

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import os
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from oci_runtime.errors import WrongState
-from oci_runtime.log import get_logger
-
-log = get_logger(__name__)
 
 KILLED = 137  # 128 + SIGKILL: what a process gets whose end nobody could see
 
@@ -115,6 +111,7 @@ class Container:
     status: Status = Status.CREATING
     processes: dict[str, Process] = field(default_factory=dict)
     oom_killed: bool = False
+    oom_notice: asyncio.Task[None] | None = None
     unpaused: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -135,14 +132,15 @@ class Container:
         else:
             self.unpaused.set()
 
-    def mark_oom(self) -> None:
-        """Leave the empty file `oom` in the bundle, where CRI-O looks: it cannot see the guest's memory events."""
-        self.oom_killed = True
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            os.close(os.open(os.path.join(self.bundle, "oom"), flags, 0o644))
-        except OSError as error:
-            log.warning("cannot mark an out-of-memory kill", container=self.id, reason=str(error))
+    def describe(self) -> dict[str, Any]:
+        """What `vmpod list` and the pod's tree show of it."""
+        return {
+            "id": self.id,
+            "status": self.status.value,
+            "pid": self.pid,
+            "bundle": self.bundle,
+            "processes": len(self.processes),
+        }
 
     def require(self, *allowed: Status) -> None:
         """WrongState unless the container is in one of `allowed`. The words for a stopped one are runc's contract."""

@@ -18,6 +18,7 @@ from oci_runtime.errors import AlreadyExists, InvalidInput, NotFound, OciRuntime
 from oci_runtime.log import get_logger
 from oci_runtime.sandbox.arrivals import Arrivals
 from oci_runtime.sandbox.events import EventFeed, SandboxEvent
+from oci_runtime.sandbox.oom import OomNotices
 from oci_runtime.sandbox.process import KILLED, Container, ExitStatus, Process, Status
 from oci_runtime.sandbox.removals import Removals
 from oci_runtime.sandbox.virtual_machine import VirtualMachine
@@ -58,6 +59,7 @@ class Sandbox:
         self.containers: dict[str, Container] = {}
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._on_change = on_change
+        self.oom_notices = OomNotices()  # others may be put here before `begin`
         self._locks: dict[str, asyncio.Lock] = {}
         self._arrivals = Arrivals()
         self._removals = Removals(machine.remove_container)
@@ -94,7 +96,7 @@ class Sandbox:
                 sequence = event.sequence
                 container = self.containers.get(event.container_id)
                 if event.kind == "oom" and container is not None:
-                    container.mark_oom()
+                    await self.oom_notices.tell(container)
                     self._events.publish(SandboxEvent("oom", container.id))
 
     # Containers
@@ -381,6 +383,8 @@ class Sandbox:
             response = await agent.wait_process(process.container_id, process.exec_id)
             oom = response.oom_killed or (container.oom_killed and response.exit_code == KILLED)
             status = ExitStatus(response.exit_code, response.exited_at_ns, oom)
+            if oom:
+                await self.oom_notices.tell(container)
         except OciRuntimeError as error:
             if self._ending is None:
                 # The guest's link is gone before anybody said so: its end is on the way and finishes this process.
@@ -443,16 +447,7 @@ class Sandbox:
 
     def describe(self) -> list[dict[str, Any]]:
         """The containers as `vmpod list` and the pod's tree show them."""
-        return [
-            {
-                "id": container.id,
-                "status": container.status.value,
-                "pid": container.pid,
-                "bundle": container.bundle,
-                "processes": len(container.processes),
-            }
-            for container in self.containers.values()
-        ]
+        return [container.describe() for container in self.containers.values()]
 
     # Helpers
 

@@ -5,7 +5,7 @@ Import-light: this comes before QEMU is started.
 
 from __future__ import annotations
 
-from oci_runtime.annotations.route import host_network_refusal, route
+from oci_runtime.annotations.route import SHAREABLE, host_refusal, policy_for, route
 from oci_runtime.annotations.sizing import plan_size
 from oci_runtime.bundle.load import load_bundle
 from oci_runtime.config.derive import route_policy, size_limits
@@ -99,14 +99,18 @@ def check_route(spec: Spec, container_id: str, config: Config) -> None:
             f"container {container_id} belongs to the namespace runtime ({decision.reason}):"
             " give its pod a runtime handler of runc in the engine's configuration"
         )
-    path = spec.namespaces.get("network")
-    if not path:
-        return
+    for kind in SHAREABLE:
+        path = spec.namespaces.get(kind)
+        if path and policy_for(kind, route_policy(config)) != "vm":
+            _refuse_of_host(container_id, kind, path)
+
+
+def _refuse_of_host(container_id: str, kind: str, path: str) -> None:
     import os
 
-    fd = namespaces.open_namespace("network", path)
+    fd = namespaces.open_namespace(kind, path)
     try:
-        if namespaces.is_host_namespace(fd, "network"):
-            raise Unsupported(host_network_refusal(container_id))
+        if namespaces.is_host_namespace(fd, kind):
+            raise Unsupported(host_refusal(container_id, kind))
     finally:
         os.close(fd)

@@ -20,12 +20,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from oci_runtime.errors import OciRuntimeError, Unavailable
 from oci_runtime.log import get_logger
+from oci_runtime.sandbox.oom import FORWARD_SERVICE
 from oci_runtime.shim.proto.forward_pb2 import Envelope, ForwardRequest
 from oci_runtime.ttrpc.client import TtrpcClient
 
 log = get_logger(__name__)
 
-FORWARD_SERVICE = "containerd.services.events.ttrpc.v1.Events"
 MAX_QUEUED = 4096
 MAX_AGE_S = 600.0
 RETRY_FIRST_S = 0.1

@@ -118,16 +118,19 @@ def test_shared_memory_of_another_machine_is_refused(engine: FakeEngine) -> None
 
 
 @pytest.mark.parametrize(
-    "namespaces",
+    ("kind", "namespaces"),
     [
-        [{"type": "pid"}, {"type": "ipc"}],
-        [{"type": "pid"}, {"type": "ipc"}, {"type": "network", "path": "/proc/self/ns/net"}],
+        ("network", [{"type": "ipc"}]),
+        ("network", [{"type": "ipc"}, {"type": "network", "path": "/proc/self/ns/net"}]),
+        ("ipc", [{"type": "network"}, {"type": "ipc", "path": "/proc/self/ns/ipc"}]),
+        ("pid", [{"type": "network"}, {"type": "ipc"}, {"type": "pid", "path": "/proc/self/ns/pid"}]),
     ],
-    ids=["absent", "path"],
+    ids=["absent", "network", "ipc", "pid"],
 )
-def test_the_hosts_network_is_refused(engine: FakeEngine, namespaces: list[dict[str, str]]) -> None:
-    error = fail(engine, linux={"namespaces": namespaces})
-    assert "host's network namespace" in error and 'host_network = "namespace"' in error
+def test_namespaces_of_the_host_are_refused(engine: FakeEngine, kind: str, namespaces: list[dict[str, str]]) -> None:
+    own = [] if kind == "pid" else [{"type": "pid"}]
+    error = fail(engine, linux={"namespaces": [*own, *namespaces]})
+    assert f"host's {kind} namespace" in error and f'host_{kind} = "namespace"' in error
 
 
 def test_a_member_of_a_dead_pod(engine: FakeEngine) -> None:

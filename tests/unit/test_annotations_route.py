@@ -18,7 +18,7 @@ from oci_runtime.annotations.keys import (
     DOCKERSHIM_SANDBOX_ID,
     DOCKERSHIM_TYPE,
 )
-from oci_runtime.annotations.route import Policy, Route, find_host_namespaces, host_network_refusal, identify, route
+from oci_runtime.annotations.route import Policy, Route, find_host_namespaces, host_refusal, identify, route
 from oci_runtime.bundle.decode import decode_spec
 from oci_runtime.bundle.model import Spec
 from oci_runtime.errors import InvalidInput, Unsupported
@@ -241,4 +241,4 @@ def test_host_namespaces_of_a_spec() -> None:
 def test_one_text_for_both_ways_to_find_the_host_network() -> None:
     with pytest.raises(Unsupported) as caught:
         route(spec(namespaces=("pid", "ipc")), "me", Policy())
-    assert caught.value.message == host_network_refusal("me")
+    assert caught.value.message == host_refusal("me", "network")
