@@ -78,14 +78,16 @@ class Client:
         self.session = session
         self.argv = argv
         self.environment = environment
+        # podman's conmon leaves a file where podman was called, when a container runs out of memory; `play kube` looks
+        # there for directories to build images from.
+        self.place = session.scratch / "called-from"
+        self.place.mkdir(exist_ok=True)
 
     def run(self, *arguments: str, stdin: bytes = b"", deadline_s: float = 60) -> Outcome:
         """Run a command to its end and return what came of it. Raises DeadlineMissed."""
         runtime = self.session.runtime
         argv, deadline_s = [*self.argv, *arguments], runtime.deadline(deadline_s)
-        # Where podman is called, its conmon leaves a file when a container runs out of memory.
-        place = self.session.scratch
-        return runtime.command(argv, stdin=stdin, deadline_s=deadline_s, environment=self.environment, cwd=place)
+        return runtime.command(argv, stdin=stdin, deadline_s=deadline_s, environment=self.environment, cwd=self.place)
 
     def must(self, *arguments: str, stdin: bytes = b"", deadline_s: float = 60) -> str:
         """Run a command that has to succeed and return its stdout. Raises CheckFailed."""

@@ -63,49 +63,61 @@ def network_two(case: Case) -> None:
     case.equal(done.out, "page\n", f"page of the other container ({done.err})")
 
 
-@suite.check("pod", PODMAN, "a pod with two containers: one boot id, shared localhost and hostname, names in ps")
+@suite.check(
+    "pod", PODMAN, "a pod with two containers: one boot id, network, hostname; a published port; stop and start"
+)
 def pod(case: Case) -> None:
     client = case.shared(podman)
     name = case.session.new_name("pod")
-    client.must(
-        "pod", "create", "--name", name, "--infra-image", NAME, "--infra-command", "sleep 100000", "--network", "none"
-    )
+    flags = ("--infra-image", NAME, "--infra-command", "sleep 100000", "--publish", "127.0.0.1:18083:80")
+    client.must("pod", "create", "--name", name, *flags)
     case.defer(lambda: client.run("pod", "rm", "--force", "--time", "0", name, deadline_s=120))
     case.session.count_create(False)
     first = Box(case.session, "sh", "-c", SERVE, flags=("--pod", name))
     second = Box(case.session, "sleep", "1000", flags=("--pod", name))
-    script = "cat /proc/sys/kernel/random/boot_id; hostname"
-    case.equal(first.inside(script), second.inside(script), "boot id and hostname")
-    page = second.inside("for i in $(seq 20); do wget -q -O - http://127.0.0.1/ && exit; sleep 0.3; done")
-    case.equal(page, "page\n", "page of the other container at localhost")
+    _expect_one_pod(case, first, second, "http://127.0.0.1:18083/")
     case.contains(client.must("pod", "ps"), name, "podman pod ps")
     client.must("pod", "stop", "--time", "1", name, deadline_s=120)
     case.matches(client.must("pod", "ps", "--filter", f"name={name}"), "Exited", "podman pod ps")
     client.must("pod", "start", name, deadline_s=120)
-    case.equal(first.inside(script), second.inside(script), "boot id and hostname after stop and start")
+    _expect_one_pod(case, first, second, "http://127.0.0.1:18083/")
 
 
-@suite.check("kube", PODMAN, "generate kube, play kube, play kube --down")
+def _expect_one_pod(case: Case, server: Box, other: Box, published: str) -> None:
+    """Both share kernel, hostname and interfaces; the server's page is at localhost and at the published port."""
+    script = "cat /proc/sys/kernel/random/boot_id; hostname; ip -o -4 address"
+    case.equal(server.inside(script), other.inside(script), "boot id, hostname and addresses")
+    page = other.inside("for i in $(seq 20); do wget -q -O - http://127.0.0.1/ && exit; sleep 0.3; done")
+    case.equal(page, "page\n", "page of the other container at localhost")
+    case.equal(wait_fetch(case, published), "page\n", "page at the published port")
+
+
+@suite.check("kube", PODMAN, "play kube: a network, a hostPort, localhost; generate kube and back; play kube --down")
 def kube(case: Case) -> None:
     client = case.shared(podman)
-    manifest = case.directory("kube") / "pod.yaml"
-    container = {
-        "image": NAME,
-        "imagePullPolicy": "Never",
-        "command": ["sh", "-c", "echo from-kube; sleep 1000"],
-    }
-    spec = {"containers": [container | {"name": "one"}, container | {"name": "two"}], "hostNetwork": False}
-    kube_pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "kubed"}, "spec": spec}
-    manifest.write_text(json.dumps(kube_pod))
+    directory = case.directory("kube")
+    manifest, again = directory / "pod.yaml", directory / "again.yaml"
+    container = {"image": NAME, "imagePullPolicy": "Never"}
+    wait = "trap 'exit 0' TERM; sleep 1000 & wait"
+    serve = f"echo page >/tmp/index.html; httpd -p 80 -h /tmp; {wait}"
+    fetch = f"until wget -q -O - http://127.0.0.1/; do sleep 0.3; done; {wait}"
+    ports = [{"containerPort": 80, "hostPort": 18084, "hostIP": "127.0.0.1"}]
+    server = container | {"name": "server", "command": ["sh", "-c", serve], "ports": ports}
+    reader = container | {"name": "reader", "command": ["sh", "-c", fetch]}
+    kube_pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "kubed"}}
+    manifest.write_text(json.dumps(kube_pod | {"spec": {"containers": [server, reader]}}))
     _load_pause(client)
     case.defer(lambda: client.run("pod", "rm", "--force", "--time", "0", "kubed", deadline_s=120))
-    client.must("play", "kube", "--network", "none", str(manifest), deadline_s=180)
-    for name in ("kubed-one", "kubed-two"):
-        seen = host.poll_until(partial(_has_log, client, name, "from-kube"), case.runtime.deadline(20), 0.2)
-        case.expect(seen, f"no output of {name}")
-    case.contains(client.must("generate", "kube", "kubed"), "from-kube", "generate kube")
-    client.must("play", "kube", "--down", str(manifest), deadline_s=120)
-    case.expect("kubed" not in client.must("pod", "ps"), "the pod is still there")
+    # `generate kube` writes names with the pod's in front of them, and `play kube` puts that there once more.
+    for document, name in ((manifest, "kubed-reader"), (again, "kubed-kubed-reader")):
+        client.must("play", "kube", "--network", "podman", str(document), deadline_s=180)
+        case.equal(wait_fetch(case, "http://127.0.0.1:18084/"), "page\n", "page at the host's port")
+        seen = host.poll_until(partial(_has_log, client, name, "page"), case.runtime.deadline(20), 0.2)
+        case.expect(seen, "no page at localhost, in the other container")
+        again.write_text(client.must("generate", "kube", "kubed"))
+        case.contains(again.read_text(), "hostPort: 18084", "generate kube")
+        client.must("play", "kube", "--down", str(document), deadline_s=120)
+        case.expect("kubed" not in client.must("pod", "ps"), "the pod is still there")
 
 
 def _has_log(client: Client, name: str, marker: str) -> bool:
