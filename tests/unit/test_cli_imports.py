@@ -32,6 +32,7 @@ _FORBIDDEN = {
     "argparse",
     "asyncio",
     "click",
+    "collections",
     "ctypes",
     "dataclasses",
     "enum",
