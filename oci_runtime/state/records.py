@@ -172,21 +172,23 @@ def load(layout: Layout, container_id: str) -> ContainerRecord:
         raise InvalidInput(f"record {path} is damaged: {error.message}, {_REMEDY}") from error
 
 
-def save(layout: Layout, record: ContainerRecord) -> None:
+def save(layout: Layout, record: ContainerRecord, *, sync: bool = True) -> None:
     """Write a record atomically. Raises HostError, with a hint when the disk is full."""
     data = json_text.dumps(record.as_dict()).encode()
-    write_atomic(layout.state_file(record.id), data)
+    write_atomic(layout.state_file(record.id), data, sync=sync)
 
 
 def update(layout: Layout, container_id: str, **changes: Any) -> ContainerRecord | None:
     """Change some fields of a record (names as in the file); None when the container is gone.
 
-    A deleted container's directory is not brought back. Raises HostError, InvalidInput.
+    A deleted container's directory is not brought back. The disk is not waited for: what has to be undone is on it
+    since the creation, and how a container was doing means nothing once the kernel is gone. Raises HostError,
+    InvalidInput.
     """
     try:
         record = load(layout, container_id)
         record = ContainerRecord({**record.as_dict(), **changes})
-        save(layout, record)
+        save(layout, record, sync=False)
         return record
     except NotFound:
         return None
