@@ -42,8 +42,8 @@ ENGINES: dict[str, tuple[str, ...]] = {
             "cleanliness",
         )
     ),
-    "conmon": ("conformance.engines.conmon",),
-    "ctr": ("conformance.engines.ctr",),
+    "conmon": ("conformance.engines.conmon", "conformance.engines.conmon_refusals"),
+    "ctr": ("conformance.engines.ctr", "conformance.engines.ctr_refusals"),
     "podman": tuple(
         f"conformance.engines.podman{part}" for part in ("", "_figures", "_refusals", "_netavark", "_pods")
     ),

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 from conformance import host, leftovers
 from conformance.case import Case
@@ -20,6 +21,7 @@ from conformance.engines.conmon_driver import (
     wait_exit_file,
 )
 from conformance.engines.crio import CrioContainer, Pod
+from conformance.engines.refusals import expect_one_line
 from conformance.registry import Suite
 from conformance.session import Session
 
@@ -203,6 +205,16 @@ def pause(case: Case) -> None:
     case.equal(container.state()["status"], "running", "status")
 
 
+@suite.check("checkpoint", CRIO, "CheckpointContainer works, or one line says that it is not supported")
+def checkpoint(case: Case) -> None:
+    container = case.shared(member)
+    image = str(case.directory("image"))
+    done = container.call("checkpoint", "--image-path", image, "--leave-running", container.id)
+    if not done.ok:
+        expect_one_line(case, done, "not supported|criu|unknown command")
+    case.equal(container.state()["status"], "running", "status")
+
+
 @suite.check("restart", CRIO, "after a restart of crio the state tells that container and sandbox run")
 def restart(case: Case) -> None:
     container = case.shared(member)
@@ -382,6 +394,30 @@ def pod_cgroup(case: Case) -> None:
     case.expect(any(f"crio-{made.id}" in path for path in paths), f"cgroups of the sandbox's process: {paths}")
 
 
+def _usage(cgroup: str) -> tuple[int, float]:
+    """Bytes of memory and seconds of processor time of a cgroup and of those below it; cgroups of either version."""
+    base = Path("/sys/fs/cgroup")
+    if (base / "memory" / cgroup).exists():
+        memory = (base / "memory" / cgroup / "memory.usage_in_bytes").read_text()
+        return int(memory), int((base / "cpuacct" / cgroup / "cpuacct.usage").read_text()) / 1e9
+    processor = (base / cgroup / "cpu.stat").read_text().split()[1]
+    return int((base / cgroup / "memory.current").read_text()), int(processor) / 1e6
+
+
+@suite.check("pod-stats", CRIO, "the pod's cgroup counts the memory and the processor time that its containers take")
+def pod_stats(case: Case) -> None:
+    made = case.shared(pod)
+    script = 'BEGIN { held = sprintf("%20000000s", "x"); print "holds"; fflush(); while (1) turns++ }'
+    busy = made.container("container", "awk", script).must_create().must_start()
+    case.defer(busy.cleanup)
+    busy.wait_output("holds")
+    cgroup = os.path.dirname(busy.config["linux"]["cgroupsPath"]).lstrip("/")
+    memory, before_s = _usage(cgroup)
+    case.expect(memory >= 20_000_000, f"memory {memory} bytes, but a container holds 20 MB")
+    taken = host.poll_until(lambda: _usage(cgroup)[1] > before_s + 0.1, case.runtime.deadline(20), 0.1)
+    case.expect(taken, "no processor time, but a container does not rest")
+
+
 @suite.check("oom-score", CRIO, "a sandbox with oomScoreAdj -998 is created, even where the host forbids the value")
 def oom_score(case: Case) -> None:
     made = Pod(case.session, case.shared(places))
@@ -410,27 +446,6 @@ def dropped_infra(case: Case) -> None:
         case.equal(wait_exit_file(case.session, made.places, container.id), 0, "exit code")
         container.must("delete", "--force", container.id)
     case.equal(leftovers.wait_clean(case.session, before, 15), [], "left on the host")
-
-
-@suite.check("host-network", CRIO, "a pod on the host's network either works there, or is refused in words")
-def host_network(case: Case) -> None:
-    made = Pod(case.session, case.shared(places))
-    sandbox = made.container("sandbox")
-    host_path = made.directory / "host-netns"
-    host_path.touch()
-    host.mount("/proc/self/ns/net", str(host_path), flags=host.MS_BIND)
-    case.defer(lambda: host.umount(str(host_path)))
-    for entry in sandbox.config["linux"]["namespaces"]:
-        if entry["type"] == "network":
-            entry["path"] = str(host_path)
-    case.defer(sandbox.cleanup)
-    monitor = sandbox.create()
-    if monitor.pid > 0:
-        case.equal(
-            os.stat(f"/proc/{monitor.pid}/ns/net").st_ino, os.stat("/proc/self/ns/net").st_ino, "network namespace"
-        )
-    else:
-        case.matches(monitor.message, "host.*network", "message")
 
 
 @suite.check("stop-pod", CRIO, "StopPodSandbox and RemovePodSandbox: TERM, exit code 0, delete; nothing is left")

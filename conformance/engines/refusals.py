@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from conformance.case import Case
@@ -12,26 +12,36 @@ from conformance.runtime import Outcome
 
 Run = Callable[..., Outcome]
 
-# Flags of `run` that ask for something of the host, the words that a refusal has to contain, and what they are about.
+# Flags of podman's and Docker's `run` that ask for namespaces of the host.
 _HOST_REQUESTS = {
-    "host-network": (("--network=host",), "host.*network", "--network host"),
-    "host-ipc": (("--network=none", "--ipc=host"), "host.*ipc", "--ipc host"),
-    "host-pid": (("--network=none", "--pid=host"), "host.*pid", "--pid host"),
-    "host-cgroup": (("--network=none", "--cgroupns=host"), "host.*cgroup", "--cgroupns host"),
-    "host-uts": (("--network=none", "--uts=host"), "host.*uts", "--uts host"),
+    "network": ("--network=host",),
+    "ipc": ("--network=none", "--ipc=host"),
+    "pid": ("--network=none", "--pid=host"),
+    "cgroup": ("--network=none", "--cgroupns=host"),
+    "uts": ("--network=none", "--uts=host"),
 }
 # A device of the host's own processor, in every ordinary kernel.
-_HOST_DEVICE = "/dev/cpu_dma_latency"
+HOST_DEVICE = "/dev/cpu_dma_latency"
 
 
 def add_refusals(suite: Suite, clause: str, run: Run) -> None:
-    """Add the checks that are the same for all engines. run(case, *command, flags=...) is `run --rm` of an image."""
-    for name, (flags, words, title) in _HOST_REQUESTS.items():
-        check = partial(_request, run, flags, words)
-        suite.add(name, clause, f"{title} works, or one line says why not", check)
+    """Add the checks of engines with podman's flags. run(case, *command, flags=...) is `run --rm` of an image."""
+    add_host_requests(suite, clause, run, _HOST_REQUESTS)
     suite.add("device", clause, "--device of a device that is the same everywhere works", partial(_device, run))
+    add_host_device(suite, clause, run, "--network=none")
+
+
+def add_host_requests(suite: Suite, clause: str, run: Run, requests: Mapping[str, tuple[str, ...]]) -> None:
+    """Add a check for each kind of namespace; `requests` has the flags that ask for the host's."""
+    for kind, flags in requests.items():
+        title = f"{' '.join(flags)}: the host's {kind} namespace, or one line says why not"
+        suite.add(f"host-{kind}", clause, title, partial(_request, run, flags, f"host.*{kind}"))
+
+
+def add_host_device(suite: Suite, clause: str, run: Run, *flags: str) -> None:
+    """Add a check for a device that a machine does not have."""
     title = "--device of a device that only the host has works, or one line says why not"
-    suite.add("device-host", clause, title, partial(_host_device, run))
+    suite.add("device-host", clause, title, partial(_host_device, run, flags))
 
 
 def expect_one_line(case: Case, done: Outcome, words: str) -> None:
@@ -51,10 +61,9 @@ def _device(run: Run, case: Case) -> None:
     case.equal(done.out.strip(), "4", f"bytes from the device ({done.err})")
 
 
-def _host_device(run: Run, case: Case) -> None:
-    number = os.stat(_HOST_DEVICE).st_rdev
-    flags = ("--network=none", "--device", f"{_HOST_DEVICE}:/dev/given")
-    done = run(case, "stat", "-c", "%t:%T", "/dev/given", flags=flags)
+def _host_device(run: Run, flags: tuple[str, ...], case: Case) -> None:
+    number = os.stat(HOST_DEVICE).st_rdev
+    done = run(case, "stat", "-c", "%t:%T", HOST_DEVICE, flags=(*flags, "--device", HOST_DEVICE))
     _expect_or_refusal(case, done, f"{os.major(number):x}:{os.minor(number):x}\n", "device")
 
 
