@@ -14,7 +14,12 @@ _MAX_DATA_BYTES = 1 << 20
 _MAX_TEXTS = {"text": 1 << 20, "command": 64 << 10}
 _MAX_LISTS = {"processes": 32768, "image_packages": 8192}
 _MAX_DATAS = {"rules": 3 << 20}
-_MAX_NUMBERS = {"exit_code": 255, "pid": 1 << 22, "ppid": 1 << 22, "container_pid": 1 << 22, "vcpus": 1 << 16}
+# Far above what can be, and low enough that sums, and microseconds as nanoseconds, still fit into 64 bits.
+_MAX_NUMBER = 1 << 62
+_MAX_FIGURE = 1 << 53
+_UNLIMITED = (1 << 64) - 1
+_MAX_NUMBERS = dict.fromkeys(("memory_limit", "swap_limit", "pids_limit", "max"), _UNLIMITED)
+_MAX_NUMBERS |= {"exit_code": 255, "pid": 1 << 22, "ppid": 1 << 22, "container_pid": 1 << 22, "vcpus": 1 << 16}
 
 
 def check(method: str, message: Message) -> None:
@@ -24,10 +29,11 @@ def check(method: str, message: Message) -> None:
         if _is_list(field):
             if len(value) > _MAX_LISTS.get(name, _MAX_LIST):
                 raise _refusal(method, name, f"{len(value)} entries")
-            items = value.values() if hasattr(value, "values") else value
+            items = value
             if hasattr(value, "values"):
-                for key in value:
-                    _check_value(method, name, key)
+                items = [*value, *value.values()]
+                if any(isinstance(figure, int) and figure > _MAX_FIGURE for figure in items):
+                    raise _refusal(method, name, "an absurd figure")
             for item in items:
                 _check_value(method, name, item)
         else:
@@ -49,7 +55,7 @@ def _check_value(method: str, name: str, value: object) -> None:
     elif isinstance(value, bytes):
         if len(value) > _MAX_DATAS.get(name, _MAX_DATA_BYTES):
             raise _refusal(method, name, f"{len(value)} bytes")
-    elif isinstance(value, int) and value > _MAX_NUMBERS.get(name, 1 << 64):
+    elif isinstance(value, int) and value > _MAX_NUMBERS.get(name, _MAX_NUMBER):
         raise _refusal(method, name, str(value))
 
 

@@ -23,6 +23,7 @@ USAGE = "[--format waterfall|json] ID"
 OPTIONS = (Option("format f", "FORMAT", "waterfall (default) or json"),)
 _BAR_WIDTH = 50
 _MAX_BYTES = 1 << 20
+_MAX_MS = 1e12
 
 
 def run(context: Context, parsed: Parsed) -> int:
@@ -45,20 +46,33 @@ def read_phases(context: Context, name: str) -> list[dict[str, Any]]:
     path = os.path.join(context.layout.sandbox(sandbox_id), TIMELINE_FILE)
     try:
         document = json.loads(read_limited(path, _MAX_BYTES))
-        return [phase for phase in document["phases"] if isinstance(phase, dict)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [phase for phase in document["phases"] if _is_phase(phase)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise NotFound(f"timeline of {name}: no pod of that name is up, or it has not answered yet") from error
 
 
+def _is_phase(phase: object) -> bool:
+    """Whether a row of the file can be drawn; one that somebody has damaged is left out."""
+    if not isinstance(phase, dict) or not isinstance(phase.get("name"), str) or not phase["name"].isprintable():
+        return False
+    times = [phase.get(key) for key in ("start_ms", "duration_ms")]
+    return all(isinstance(time, (int, float)) and 0 <= time < _MAX_MS for time in times)
+
+
 def draw_waterfall(phases: list[dict[str, Any]]) -> str:
-    """Return one line per phase: start and duration in milliseconds, and a bar in proportion to the whole."""
+    """Return one line per phase: start and duration in milliseconds, and a bar in proportion to the whole.
+
+    Phases overlap where things happen side by side; the guest's own are indented below the one that waits for them.
+    """
     end_ms = max((phase["start_ms"] + phase["duration_ms"] for phase in phases), default=0.0) or 1.0
-    width = max((len(str(phase["name"])) for phase in phases), default=0)
+    names = [str(phase["name"]) for phase in phases]
+    names = [f"  {name}" if name.startswith("guest ") else name for name in names]
+    width = max((len(name) for name in names), default=0)
     lines = [f"{'phase':<{width}}  {'start':>9}  {'took':>9}\n"]
-    for phase in phases:
+    for name, phase in zip(names, phases, strict=True):
         left = int(_BAR_WIDTH * phase["start_ms"] / end_ms)
         size = max(1, round(_BAR_WIDTH * phase["duration_ms"] / end_ms))
         bar = " " * min(left, _BAR_WIDTH - 1) + "#" * size
         numbers = f"{phase['start_ms']:>6.0f} ms  {phase['duration_ms']:>6.1f} ms"
-        lines.append(f"{phase['name']!s:<{width}}  {numbers}  |{bar[:_BAR_WIDTH]:<{_BAR_WIDTH}}|\n")
+        lines.append(f"{name:<{width}}  {numbers}  |{bar[:_BAR_WIDTH]:<{_BAR_WIDTH}}|\n")
     return "".join(lines)

@@ -15,6 +15,16 @@ from oci_runtime.host.files import write_atomic
 
 FILE_NAME = "timeline.json"
 _MAX_PHASES = 512
+# What has just ended when the guest notes a moment of this name: parts of the host's phase "agent answers".
+_GUEST_PHASES = {
+    "first-stage": "guest kernel",
+    "modules": "guest modules",
+    "root": "guest root mounted",
+    "agent": "guest agent started",
+    "imported": "guest agent imports",
+    "channel": "guest channel open",
+    "hello": "guest greeted",
+}
 
 
 class Timeline:
@@ -30,14 +40,17 @@ class Timeline:
             self._phases.append((name, start_ns, time.monotonic_ns() if end_ns is None else end_ns))
 
     def add_guest(self, phases: list[tuple[str, int]], answered_ns: int, guest_now_ns: int) -> None:
-        """Add the guest's phase ends `(name, monotonic_ns of the guest)`; each begins where the one before ended.
+        """Add the guest's moments `(name, monotonic_ns of the guest)`: each ends a phase that began at the one before.
 
-        answered_ns and guest_now_ns are the same moment on the host's and on the guest's clock.
+        answered_ns and guest_now_ns are the same moment on the host's and on the guest's clock. Names that the host
+        does not know are left out: they are the guest's own words.
         """
         shift_ns = answered_ns - guest_now_ns
         begin_ns = shift_ns
         for name, end_ns in phases:
-            self.add(name, max(begin_ns, self.origin_ns), max(end_ns + shift_ns, self.origin_ns))
+            if name in _GUEST_PHASES:
+                end = max(end_ns + shift_ns, self.origin_ns)
+                self.add(_GUEST_PHASES[name], max(begin_ns, self.origin_ns), end)
             begin_ns = end_ns + shift_ns
 
     def as_dicts(self) -> list[dict[str, object]]:

@@ -12,7 +12,9 @@ import pytest
 from google.protobuf.message import Message
 
 from oci_runtime.agent.client import SERVICE, AgentClient
+from oci_runtime.agent.validate import check
 from oci_runtime.errors import Unavailable
+from oci_runtime.shim.metrics import Overhead, pack_metrics
 from oci_runtime.ttrpc.proto import agent_pb2 as pb
 from oci_runtime.ttrpc.server import Method, TtrpcServer
 
@@ -105,6 +107,20 @@ READ: Call = lambda agent: agent.read_output("c", "", stderr=False, max_bytes=10
             lambda agent: agent.list_network(),
             "9999 characters in address",
         ),
+        (
+            "StatsContainer",
+            pb.ContainerRequest,
+            pb.StatsContainerResponse(cpu={"usage_usec": 1 << 60}),
+            lambda agent: agent.stats_container("c"),
+            "an absurd figure in cpu",
+        ),
+        (
+            "StatsContainer",
+            pb.ContainerRequest,
+            pb.StatsContainerResponse(memory_usage=(1 << 64) - 1),
+            lambda agent: agent.stats_container("c"),
+            "18446744073709551615 in memory_usage",
+        ),
     ],
 )
 async def test_answers_that_cannot_be_are_unavailable(
@@ -113,6 +129,19 @@ async def test_answers_that_cannot_be_are_unavailable(
     async with guest_that_answers(method, request_type, answer) as agent:
         with pytest.raises(Unavailable, match=f"{reason}|^the guest's agent .*{reason}"):
             await call(agent)
+
+
+def test_the_largest_figures_that_pass_fit_into_every_form() -> None:
+    most, unlimited = 1 << 62, (1 << 64) - 1
+    figures = dict.fromkeys(("usage_usec", "user_usec", "throttled_usec", "anon", "file", "max"), 1 << 53)
+    stats = pb.StatsContainerResponse(
+        cpu=figures, memory=figures, memory_events=figures, memory_usage=most, memory_peak=most, swap_usage=most,
+        memory_limit=unlimited, swap_limit=unlimited, pids_limit=unlimited, pids_current=most,
+        hugetlb=[pb.HugetlbStat(usage=most, max=unlimited, failcnt=most)],
+    )  # fmt: skip
+    check("StatsContainer", stats)
+    for unified in (False, True):
+        assert pack_metrics(stats, Overhead(cpu_usec=1 << 44, memory_bytes=1 << 44), unified=unified).value
 
 
 async def test_text_that_is_none_is_unavailable() -> None:

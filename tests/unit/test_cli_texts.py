@@ -170,6 +170,9 @@ def test_a_waterfall_is_in_proportion() -> None:
     assert first.count("#") == 38 and second.count("#") == 12
     assert second.index("#") > first.rindex("#") - 2
     assert draw_waterfall([]).startswith("phase")
+    nested = [phases[0], {"name": "guest kernel", "start_ms": 5.0, "duration_ms": 1.0}]
+    head, outer, inner = draw_waterfall(nested).splitlines()
+    assert inner.startswith("  guest kernel  ") and outer.startswith("boot            ") and head.startswith("phase  ")
 
 
 def test_the_commit_is_that_of_the_checkout() -> None:

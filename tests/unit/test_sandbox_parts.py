@@ -17,6 +17,7 @@ from oci_runtime.sandbox.process import Container, Process, Status
 from oci_runtime.sandbox.removals import Removals
 from oci_runtime.sandbox.server import ControlServer
 from oci_runtime.sandbox.steps import Step, try_all
+from oci_runtime.sandbox.timeline import Timeline
 from oci_runtime.sandbox.virtual_machine import VirtualMachine
 
 KEY = ("c", "e")
@@ -244,3 +245,17 @@ async def test_an_operation_that_fails_in_an_unknown_way_does_not_look_like_a_de
     await asyncio.to_thread(ask)
     await server.finish(1, 1)
     await asyncio.gather(serving, return_exceptions=True)
+
+
+def test_moments_of_the_guest_end_phases_with_names_of_the_hosts_choice() -> None:
+    timeline = Timeline(1_000_000_000)
+    timeline.add("agent answers", 1_100_000_000, 1_900_000_000)
+    guest = [("first-stage", 300_000_000), ("\x1b[2J", 350_000_000), ("modules", 400_000_000), ("hello", 700_000_000)]
+    timeline.add_guest(guest, 1_900_000_000, 700_000_000)
+    shown = [(phase["name"], phase["start_ms"], phase["duration_ms"]) for phase in timeline.as_dicts()]
+    assert shown == [
+        ("agent answers", 100, 800),
+        ("guest kernel", 200, 300),
+        ("guest modules", 550, 50),
+        ("guest greeted", 600, 300),
+    ]
