@@ -58,6 +58,7 @@ def delete(arguments: Arguments) -> int:
     if record is not None:
         _forget(layout, record, warnings)
     _unmount(bundle, warnings)
+    layout.discard()
     for warning in warnings:
         sys.stderr.write(f'level=warning msg="{warning}" id={arguments.id}\n')
     os.write(1, _response(record))

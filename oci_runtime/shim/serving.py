@@ -146,6 +146,7 @@ class Shim:
             log.error("cannot undo", reason=problem)
         if self._started is not None:
             self._started.remove_cgroup()
+        self._layout.discard()
 
     def _spawn(self, work: Awaitable[Any]) -> asyncio.Task[Any]:
         task = asyncio.ensure_future(work)

@@ -25,6 +25,7 @@ ERROR_FILE = "error.json"
 CONSOLE_LOG = "console.log"
 SANDBOX_LOG = "sandbox.log"
 TIMELINE_FILE = "timeline.json"
+_TRIES = 100
 # In the environment of each proxy, and first there. Nothing else ties an exec's proxy to its container.
 PROXY_MARK = "VMPOD_PROXY"
 
@@ -58,13 +59,30 @@ class Layout:
 
     def prepare(self) -> None:
         """Create the state directory. Raises HostError; InvalidInput when others could write to it."""
-        try:
-            os.makedirs(os.path.dirname(self.root), mode=0o755, exist_ok=True)
-            for path in (self.root, os.path.join(self.root, SANDBOXES)):
-                make_private_directory(path)
-        except OSError as error:
-            hint = "vmpod must run as root" if os.geteuid() else ""
-            raise HostError.from_oserror(error, "mkdir", str(error.filename or self.root), hint=hint) from error
+        for attempt in range(_TRIES):
+            try:
+                os.makedirs(os.path.dirname(self.root), mode=0o755, exist_ok=True)
+                for path in (self.root, os.path.join(self.root, SANDBOXES)):
+                    make_private_directory(path)
+                return
+            except FileNotFoundError as error:
+                # Between two of them somebody else's `discard` has taken the upper one away.
+                if attempt == _TRIES - 1:
+                    raise HostError.from_oserror(error, "mkdir", self.root) from error
+            except OSError as error:
+                hint = "vmpod must run as root" if os.geteuid() else ""
+                raise HostError.from_oserror(error, "mkdir", str(error.filename or self.root), hint=hint) from error
+
+    def discard(self) -> None:
+        """Remove the state directory if it is empty: nobody who makes something in it now is disturbed, see `prepare`.
+
+        For directories that nobody but vmpod has chosen; an engine's --root is the engine's.
+        """
+        for path in (os.path.join(self.root, SANDBOXES), self.root):
+            try:
+                os.rmdir(path)
+            except OSError:
+                continue
 
 
 def make_private_directory(path: str) -> None:

@@ -7,13 +7,14 @@ import fcntl
 import os
 
 from oci_runtime.errors import HostError
-from oci_runtime.state.layout import LOCK_FILE, make_private_directory
+from oci_runtime.state.layout import LOCK_FILE, Layout, make_private_directory
 
 
 def try_lock(directory: str, *, create: bool = False) -> int | None:
     """Take the lock of a sandbox directory and return its descriptor (close-on-exec); None when it is held.
 
-    create: make the directory first. The lock lives as long as any copy of the descriptor.
+    create: make the directory first, and the state directory around it. The lock lives as long as any copy of the
+    descriptor.
     Raises FileNotFoundError when there is no such directory, HostError.
     """
     path = os.path.join(directory, LOCK_FILE)
@@ -23,9 +24,11 @@ def try_lock(directory: str, *, create: bool = False) -> int | None:
                 make_private_directory(directory)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
-            if create:
-                continue
-            raise
+            if not create:
+                raise
+            # The one that had the name before has just gone, perhaps as the last one of the state directory.
+            Layout(os.path.dirname(os.path.dirname(directory))).prepare()
+            continue
         except OSError as error:
             raise HostError.from_oserror(error, "open", path) from error
         try:

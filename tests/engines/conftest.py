@@ -68,9 +68,12 @@ class Ctr:
         return sorted(path for path in STATE.glob("*/.sandboxes/*") if self._is_ours(path))
 
     def _is_ours(self, path: Path) -> bool:
+        return str(path).startswith(self._state())
+
+    def _state(self) -> str:
         from oci_runtime.shim.location import layout_for
 
-        return str(path).startswith(layout_for("default", str(self.engine.socket)).root)
+        return layout_for("default", str(self.engine.socket)).root
 
     def leftovers(self) -> list[str]:
         """What tasks leave behind when they are not cleaned up."""
@@ -78,6 +81,7 @@ class Ctr:
         mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         found = [f"mount {mount}" for mount in mounts if mount.startswith(here)]
         found += [f"sandbox {path}" for path in self.sandboxes()]
+        found += [f"state directory {self._state()}"] if Path(self._state()).exists() else []
         found += [f"bundle {path}" for path in self.engine.state.glob("io.containerd.runtime.v2.task/default/*")]
         return found
 

@@ -217,7 +217,7 @@ async def test_a_pod_under_crio(pod: tuple[Container, Container, Container], tmp
     await sandbox.call("Shutdown")
     for container in pod:
         await container.client.close()
-    await asyncio.to_thread(wait_until, lambda: not list(STATE.glob(".sandboxes/*")), "shim gone")
+    await asyncio.to_thread(wait_until, lambda: not STATE.exists(), "shim and state directory gone")
     assert not await asyncio.to_thread(cgroups_left)
 
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,39 @@ def test_the_lock_of_a_removed_directory_is_not_taken(layout: Layout) -> None:
     os.close(first)
     assert try_lock(directory) is None
     os.close(second)
+
+
+def test_a_state_directory_goes_with_its_last_sandbox(layout: Layout) -> None:
+    lock = try_lock(layout.sandbox("pod"), create=True)
+    assert lock is not None
+    layout.discard()
+    assert os.path.isdir(layout.sandbox("pod"))
+    files.remove_flat(layout.sandbox("pod"), keep="lock")
+    os.close(lock)
+    records.claim(layout, "c1")
+    layout.discard()
+    assert os.listdir(layout.root) == ["c1"], "a container without its sandbox keeps its record"
+    os.rmdir(layout.container("c1"))
+    layout.discard()
+    assert not os.path.exists(layout.root)
+    layout.discard()
+
+
+def test_sandboxes_that_come_and_go_at_once_never_lose_their_state_directory(layout: Layout) -> None:
+    def come_and_go(name: str) -> int:
+        for _ in range(150):
+            lock = try_lock(layout.sandbox(name), create=True)
+            assert lock is not None
+            assert os.listdir(layout.sandbox(name)) == ["lock"]
+            files.remove_flat(layout.sandbox(name), keep="lock")
+            layout.discard()
+            os.close(lock)
+        return 150
+
+    names = [f"pod{number}" for number in range(4)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        assert list(pool.map(come_and_go, names)) == [150] * 4
+    assert not os.path.exists(layout.root)
 
 
 def test_many_processes_get_one_lock(layout: Layout) -> None:
