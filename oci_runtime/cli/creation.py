@@ -35,6 +35,7 @@ from oci_runtime.proxy.launch import Proxy, ProxyPlan, start_proxy
 from oci_runtime.proxy.view import GUEST, PROC, TREE, ViewMount, enter_view
 from oci_runtime.state import records
 from oci_runtime.state.records import ContainerRecord
+from oci_runtime.storage.mount_points import check_mount_points
 from oci_runtime.storage.sources import Sources, open_sources
 
 TYPE_CHECKING = False
@@ -133,6 +134,8 @@ class Creation:
         if self.route.delegated:
             delegate(self.context, self.options.id, self.route.runtime, detach=self.options.detach)
         self._check_terminal()
+        if spec.root.readonly or self.config.storage.rootfs_overlay in ("none", "auto"):
+            check_mount_points(self.bundle.rootfs, spec.mounts)
         make_room(self.context, self.options.id)
 
     def _known_runtime(self, sandbox_id: str) -> str | None:

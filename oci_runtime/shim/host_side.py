@@ -30,6 +30,7 @@ from oci_runtime.shim.rootfs import find_root_disk, mount_rootfs, plan_mounts, u
 from oci_runtime.state import records
 from oci_runtime.state.layout import Layout
 from oci_runtime.state.records import ContainerRecord
+from oci_runtime.storage.mount_points import check_mount_points
 from oci_runtime.storage.sources import open_sources
 
 log = get_logger(__name__)
@@ -96,6 +97,8 @@ class HostSide:
         root_disk = find_root_disk(list(request.rootfs))
         if request.rootfs and root_disk is None:
             await self._mount(request, bundle, undo)
+        if root_disk is None and (bundle.spec.root.readonly or config.storage.rootfs_overlay in ("none", "auto")):
+            await asyncio.to_thread(check_mount_points, bundle.rootfs, bundle.spec.mounts)
         self._start_holder(container_id, prepared)
         self._join_cgroup(container_id, prepared)
         if hooks:

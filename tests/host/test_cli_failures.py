@@ -51,6 +51,20 @@ def test_wrong_contents(engine: FakeEngine) -> None:
     )
 
 
+def test_a_read_only_root_that_lacks_mount_points_is_refused_before_anything_boots(engine: FakeEngine) -> None:
+    bare = engine.directory / "bare"
+    bare.mkdir()
+    subprocess.run(["mount", "--bind", bare, bare], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", bare], check=True)
+    try:
+        message = fail(engine, root={"path": str(bare)}, annotations={"fake.create": "die"})
+    finally:
+        subprocess.run(["umount", bare], check=True)
+    assert message == f"mounts[0] /dev: root file system {bare} is mounted read-only and has no such mount point: " + (
+        "make it there first"
+    )
+
+
 def test_a_config_without_a_process(engine: FakeEngine) -> None:
     bundle = engine.bundle("c1", ["true"])
     config = json.loads((bundle / "config.json").read_text())

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from oci_runtime.bundle.model import Mount
 from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError, Unsupported
 from oci_runtime.host import syscalls
 from oci_runtime.storage import volumes
+from oci_runtime.storage.mount_points import check_mount_points
 from oci_runtime.storage.share import Share
 from oci_runtime.storage.sources import Sources, open_sources
 from tests.fuse_lab import FuseLab
@@ -404,3 +406,36 @@ def test_a_file_system_whose_server_refuses_or_is_gone_is_explained(bundle: Path
     served.vanish()
     assert "Transport endpoint is not connected" in refused(bundle, InvalidInput, bind(point))
     served.close()
+
+
+# Mount points
+
+
+def mounts(*destinations: str) -> list[Mount]:
+    return [Mount(destination=destination) for destination in destinations]
+
+
+def test_mount_points_that_nobody_can_make_are_named(bundle: Path) -> None:
+    rootfs = bundle / "rootfs"
+    (rootfs / "there").mkdir()
+    (rootfs / "link").symlink_to("/there")
+    (rootfs / "out").symlink_to("/../../../../proc/self")
+    wanted = mounts("/dev", "/dev/pts", "/proc")
+    check_mount_points(str(rootfs), wanted)
+    subprocess.run(["mount", "--bind", rootfs, rootfs], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", rootfs], check=True)
+    for found, message in (
+        (wanted, "mounts[0] /dev: root"),
+        (mounts("/there", "/link", "/there/../proc"), "mounts[2] /there/../proc: root"),
+        (mounts("/there", "/there/below", "/therefore"), "mounts[2] /therefore: root"),
+        (mounts("/out"), "mounts[0] /out: root"),
+        (mounts("/there"), "/dev, which every container needs: root"),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            check_mount_points(str(rootfs), found)
+        assert caught.value.message == (
+            f"{message} file system {rootfs} is mounted read-only and has no such mount point: make it there first"
+        )
+    check_mount_points(str(rootfs), mounts("/", "/dev", "/proc"))
+    (bundle / "image").write_bytes(b"")
+    check_mount_points(str(bundle / "image"), wanted)
