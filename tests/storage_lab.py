@@ -43,10 +43,11 @@ def attach_path(
     readonly: str = "",
     propagation: str = "private",
     pool: str = "",
+    source: str = "",
 ) -> str:
     """Open a tree of the host and attach it."""
     tree = syscalls.open_tree(str(path))
     try:
-        return share.attach(tree, container, name, readonly=readonly, propagation=propagation, pool=pool)
+        return share.attach(tree, container, name, readonly=readonly, propagation=propagation, pool=pool, source=source)
     finally:
         os.close(tree)

@@ -245,7 +245,7 @@ class VirtualMachine:
                 sources.rootfs = self.launched.share.attach(fd, request.container_id, "rootfs")
             elif kind == "mount":
                 index = int(description["index"])
-                sources.paths[index] = await self._attach_mount(request.container_id, index, description, fd)
+                sources.paths[index] = await self._attach_mount(request, index, description, fd)
             elif kind == "netns":
                 self._attach_network(fd, request)
             elif kind == "disk":
@@ -258,8 +258,9 @@ class VirtualMachine:
                 raise InvalidInput(f"descriptor of unknown kind {kind!r}")
         return sources
 
-    async def _attach_mount(self, container_id: str, index: int, description: dict[str, Any], fd: int) -> str:
+    async def _attach_mount(self, request: CreateRequest, index: int, description: dict[str, Any], fd: int) -> str:
         """Put a bind's source into the share, or have it copied where it is watched; return its path in the guest."""
+        container_id = request.container_id
         pool = str(description.get("pool", ""))
         if description.get("watch"):
             path = await self._watched.open(container_id, fd, pool, f"mounts[{index}] of {container_id}")
@@ -272,6 +273,7 @@ class VirtualMachine:
             readonly=str(description.get("readonly", "")),
             propagation=str(description.get("propagation", "private")),
             pool=pool,
+            source=str(request.spec["mounts"][index].get("source") or "/"),
         )
 
     async def _mount_disks(self, request: CreateRequest, sources: _Sources) -> str:

@@ -15,7 +15,8 @@ The guest sees `<share>/<container>.<number>/<name>` at the same place below `/r
 directory new: a guest trusts names that it has looked up for a second, and would find the files of a container that
 had the same id before.
 
-A source that several containers of the pod bind is attached once, at `<share>/volume.<number>/data`: virtiofsd tells
+The source of a bind lies at `<share>/volume.<number>/<its own name>`: that is what mountinfo shows in the container,
+where runc's shows the source's path. One that several containers of the pod bind is attached once: virtiofsd tells
 files by their mount, too, so that otherwise one file would be several inodes in the guest, and locks, sockets, pipes
 and memory maps would not meet.
 """
@@ -40,10 +41,11 @@ TAG = "vmpod-share"
 _TMPFS_OPTIONS = "mode=0700,size=8m,nr_inodes=32k"
 # Passable, not readable: in the guest, root of a user namespace is nobody here.
 _PASSABLE = 0o711
-_POOLED = "data"
+_UNNAMED = "data"
 _TAKING_OUT_TRIES = 20
 _MAX_ID = 200  # leaves room for the number: a file name has 255 bytes
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}")
+_SOURCE_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.+:@=-]{1,255}")
 # The guest's mounts never reach the host, so what shares only receives, as a slave does. A peer of the host's mount
 # would pass the unmounting of the share's own copies on: a container that goes would take the host's mounts along.
 PROPAGATION = {
@@ -54,12 +56,13 @@ PROPAGATION = {
 
 
 class _Volume:
-    """A source that containers of the pod have in common: its directory in the share, and who uses it."""
+    """The source of a bind, which containers of the pod may have in common: its place in the share, and who uses it."""
 
-    __slots__ = ("directory", "users")
+    __slots__ = ("directory", "name", "users")
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, name: str) -> None:
         self.directory = directory
+        self.name = name
         self.users: set[str] = set()
 
 
@@ -126,6 +129,7 @@ class Share:
         readonly: str = "",
         propagation: str = "private",
         pool: str = "",
+        source: str = "",
     ) -> str:
         """Put a detached mount tree (from open_tree) into the share and return its path in the guest.
 
@@ -133,7 +137,8 @@ class Share:
         left out. readonly: "", "top" or "tree" as in mount_kinds.readonly_of. propagation: private, slave or shared,
         towards the place on the host where the tree comes from. pool: what the same source has in common for all
         containers (sources.py); "" for a tree of this container alone. A container that only reads takes part in what
-        another one may write: the host holds up what the pod may do, the guest what each container may.
+        another one may write: the host holds up what the pod may do, the guest what each container may. source: the
+        path that a bind names, "" for the root file system.
 
         Raises: InvalidInput (id, name, or a device), AlreadyExists, HostError. After a failure nothing is attached.
         """
@@ -141,22 +146,25 @@ class Share:
         if propagation not in PROPAGATION:
             raise InvalidInput(f"propagation {propagation!r}: not one of {', '.join(PROPAGATION)}")
         with self._lock:
-            if pool:
-                return self._join_volume(tree_fd, container_id, readonly, propagation, pool)
+            if pool or source:
+                key = pool or f"{container_id}/{name}"
+                return self._join_volume(tree_fd, container_id, readonly, propagation, key, source, plain=bool(pool))
             directory = self._containers.get(container_id) or f"{container_id[:_MAX_ID]}.{next(self._numbers)}"
             self._attach(tree_fd, self.root / directory / name, readonly, propagation)
             self._containers[container_id] = directory
             return f"{GUEST_ROOT}/{directory}/{name}"
 
-    def _join_volume(self, tree_fd: int, container_id: str, readonly: str, propagation: str, pool: str) -> str:
+    def _join_volume(
+        self, tree_fd: int, container_id: str, readonly: str, propagation: str, key: str, source: str, *, plain: bool
+    ) -> str:
         """Attach a source that is not there yet; else make the container another user of it."""
-        volume = self._volumes.get((pool, "")) or self._volumes.get((pool, readonly))
+        volume = self._volumes.get((key, "")) or self._volumes.get((key, readonly))
         if volume is None:
-            volume = _Volume(f"volume.{next(self._numbers)}")
-            self._attach(tree_fd, self.root / volume.directory / _POOLED, readonly, propagation, plain=True)
-            self._volumes[pool, readonly] = volume
+            volume = _Volume(f"volume.{next(self._numbers)}", _name_of(source))
+            self._attach(tree_fd, self.root / volume.directory / volume.name, readonly, propagation, plain=plain)
+            self._volumes[key, readonly] = volume
         volume.users.add(container_id)
-        return f"{GUEST_ROOT}/{volume.directory}/{_POOLED}"
+        return f"{GUEST_ROOT}/{volume.directory}/{volume.name}"
 
     def _attach(self, tree_fd: int, target: Path, readonly: str, propagation: str, *, plain: bool = False) -> None:
         """plain: there are no mounts inside the tree."""
@@ -247,6 +255,12 @@ def _check_names(container_id: str, name: str) -> None:
     for what, value in (("container id", container_id), ("share name", name)):
         if not _NAME.fullmatch(value):
             raise InvalidInput(f"{what} {value!r}: letters, digits and _ . + - only, at most 255")
+
+
+def _name_of(source: str) -> str:
+    """The last part of a bind's source, unless it is none that everybody can handle."""
+    name = os.path.basename(os.path.normpath(source)) if source else ""
+    return name if _SOURCE_NAME.fullmatch(name) else _UNNAMED
 
 
 def _is_directory(tree_fd: int, name: str) -> bool:

@@ -148,6 +148,20 @@ def test_whoever_comes_while_the_last_user_goes_gets_a_volume_of_its_own(
     assert (seen(share, path) / "file").read_text() == "content"
 
 
+def test_a_source_keeps_its_name_where_the_guest_can_handle_it(share: Share, source: Path, tmp_path: Path) -> None:
+    """Containers read it from mountinfo, as under other runtimes."""
+    assert attach_path(share, source, "c1", "m0", pool="p", source=f"{source}/") == "/run/vmpod/share/volume.1/source"
+    file = attach_path(share, source / "file", "c1", "m1", source=str(source / "file"))
+    assert file == "/run/vmpod/share/volume.2/file"
+    assert seen(share, file).read_text() == "content"
+    # The same source once more, with mounts inside that only this container sees: a tree of its own.
+    assert attach_path(share, source, "c1", "m2", source=str(source)) == "/run/vmpod/share/volume.3/source"
+    for number, name in enumerate(("with space", "..", "/", "new\nline", "x" * 256), 4):
+        assert attach_path(share, source, "c1", f"m{number}", source=name) == f"/run/vmpod/share/volume.{number}/data"
+    share.detach_container("c1")
+    assert share.attached() == [] and os.listdir(share.root) == []
+
+
 def test_a_writer_never_joins_what_is_read_only(share: Share, source: Path) -> None:
     reader = attach_path(share, source, "c1", "m0", readonly="top", pool="p")
     writer = attach_path(share, source, "c2", "m0", pool="p")
