@@ -156,6 +156,14 @@ def bind_file_writable(case: Case) -> None:
     case.equal((found.sources / "rw.conf").read_text(), "changed-inside\n", "the host's file")
 
 
+@suite.check("bind-source", "config.md#mounts", "mountinfo names the directory or file that a bind comes from")
+def bind_source(case: Case) -> None:
+    found = case.shared(probe)
+    for target, name in (("/ro", "ro"), ("/etc/rw.conf", "rw.conf"), ("/outer/inner", "inner")):
+        roots = [line.split()[3] for line in found.lines("mounts") if line.split()[4] == target]
+        case.equal([Path(root).name for root in roots], [name], f"source of {target}")
+
+
 @suite.check("bind-spaces", "config.md#mounts", "a destination with a space")
 def bind_spaces(case: Case) -> None:
     case.equal(case.shared(probe).facts["spaces"], "ro of the host", "content")
