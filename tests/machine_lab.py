@@ -17,6 +17,7 @@ from typing import Any
 
 from oci_runtime.image.store import DEFAULT_NAME, DEFAULT_STORE, find_image
 from oci_runtime.vm.argv import VmSettings
+from oci_runtime.vm.console import LIMIT_BYTES
 from oci_runtime.vm.launch import QemuLaunch, launch_qemu, sandbox_uid
 from oci_runtime.vm.machine import Machine
 from tests.image_lab import replace_agent
@@ -96,18 +97,34 @@ def lab_settings(directory: Path, **changes: Any) -> VmSettings:
 
 
 @contextlib.asynccontextmanager
-async def boot(directory: Path, **changes: Any) -> AsyncIterator[Guest]:
-    """Boot a machine and wait for its shell; it is stopped in the end, whatever the test did."""
+async def started(
+    directory: Path, *, console_bytes: int = LIMIT_BYTES, **changes: Any
+) -> AsyncIterator[tuple[Machine, QemuLaunch]]:
+    """Start a machine without waiting for its guest; it is stopped in the end, whatever the test did."""
     launch = launch_qemu(lab_settings(directory, **changes))
     try:
-        machine = await Machine.connect(launch, directory / "console.log")
+        machine = await Machine.connect(launch, directory / "console.log", console_bytes=console_bytes)
         try:
-            guest = Guest(machine, launch, directory / "console.log")
-            guest._port.setblocking(False)
-            await guest.answer(BOOT_DEADLINE_S)
-            yield guest
+            yield machine, launch
         finally:
             await machine.stop()
     finally:
         assert launch.agent is not None
         launch.agent.close()
+
+
+@contextlib.asynccontextmanager
+async def boot(directory: Path, **options: Any) -> AsyncIterator[Guest]:
+    """Start a machine and wait for its shell. options: as of `started`."""
+    async with started(directory, **options) as (machine, launch):
+        guest = Guest(machine, launch, directory / "console.log")
+        guest._port.setblocking(False)
+        await guest.answer(BOOT_DEADLINE_S)
+        yield guest
+
+
+async def assert_mapped(guest: Guest) -> None:
+    """The root image is mapped into the guest's memory, not copied."""
+    options = (await guest.run("grep ' / erofs ' /proc/mounts")).split()[3].split(",")
+    assert {"ro", "dax=always"} <= set(options)
+    assert await guest.run("cat /sys/block/pmem0/queue/dax") == "1"

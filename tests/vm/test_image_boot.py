@@ -6,12 +6,13 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from oci_runtime.image.store import DEFAULT_NAME, DEFAULT_STORE, load_image
-from tests.machine_lab import Guest, boot, lab_settings
+from tests.machine_lab import Guest, boot, started
 
 pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="module")]
 IMAGE = os.environ.get("VMPOD_TEST_IMAGE", DEFAULT_NAME)
@@ -91,23 +92,6 @@ async def write(guest: Guest, path: str, text: str) -> None:
     for line in text.strip().splitlines():
         quoted = line.replace("'", "'\\''")
         await guest.run(f"echo '{quoted}' >>{path}")
-
-
-@pytest.mark.parametrize(("machine", "image_device"), [("q35", "nvdimm"), ("pc", "virtio-pmem")])
-async def test_root_is_mapped_not_copied(tmp_path: Path, machine: str, image_device: str) -> None:
-    """The combinations that the shared machine and the machines' own tests do not boot."""
-    async with boot(tmp_path, machine=machine, image_device=image_device) as other:
-        await assert_mapped(other)
-
-
-async def test_root_of_the_default_machine_is_mapped(guest: Guest) -> None:
-    await assert_mapped(guest)
-
-
-async def assert_mapped(guest: Guest) -> None:
-    options = (await guest.run("grep ' / erofs ' /proc/mounts")).split()[3].split(",")
-    assert {"ro", "dax=always"} <= set(options)
-    assert await guest.run("cat /sys/block/pmem0/queue/dax") == "1"
 
 
 async def test_it_is_the_kernel_and_the_packages_of_the_manifest(guest: Guest) -> None:
@@ -233,19 +217,8 @@ async def test_an_image_that_is_none_ends_with_its_reason_on_the_console(tmp_pat
     assert "Kernel panic" in reason
 
 
-async def console_of_failure(directory: Path, **changes: object) -> str:
+async def console_of_failure(directory: Path, **changes: Any) -> str:
     """Boot a machine that cannot come up; return its console once QEMU has ended."""
-    from oci_runtime.vm.launch import launch_qemu
-    from oci_runtime.vm.machine import Machine
-
-    launch = launch_qemu(lab_settings(directory, **changes))
-    assert launch.agent is not None
-    try:
-        machine = await Machine.connect(launch, directory / "console.log")
-        try:
-            await asyncio.wait_for(asyncio.shield(machine.exited), PANIC_DEADLINE_S)
-            return machine.console_tail(100)
-        finally:
-            await machine.stop()
-    finally:
-        launch.agent.close()
+    async with started(directory, **changes) as (machine, _):
+        await asyncio.wait_for(asyncio.shield(machine.exited), PANIC_DEADLINE_S)
+        return machine.console_tail(100)

@@ -8,17 +8,26 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from oci_runtime.errors import NotFound, OciRuntimeError, Unavailable
 from oci_runtime.vm.launch import launch_qemu
 from oci_runtime.vm.machine import Machine
-from tests.machine_lab import boot, lab_settings
+from tests.machine_lab import Guest, assert_mapped, boot, lab_settings, started
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="module")]
 END_DEADLINE_S = 20.0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guest]:
+    """A machine for all tests that leave it running as it was."""
+    async with boot(tmp_path_factory.mktemp("shared")) as guest:
+        yield guest
 
 
 def open_fds() -> int:
@@ -57,9 +66,10 @@ def is_gone(pid: int) -> bool:
     return not os.path.exists(f"/proc/{pid}")
 
 
-@pytest.mark.parametrize(("machine", "image_device"), [("q35", "virtio-pmem"), ("pc", "nvdimm")], ids=["q35", "pc"])
+@pytest.mark.parametrize(("machine", "image_device"), [("q35", "virtio-pmem"), ("q35", "nvdimm"), ("pc", "nvdimm")])
 async def test_boots_confined_and_stops_without_a_trace(tmp_path: Path, machine: str, image_device: str) -> None:
-    before = open_fds()
+    image = lab_settings(tmp_path).image
+    before, content = open_fds(), digest(image)
     async with boot(tmp_path, machine=machine, image_device=image_device) as guest:
         status = read(f"/proc/{guest.machine.pid}/status")
         uid = str(guest.launch.settings.uid)
@@ -68,7 +78,8 @@ async def test_boots_confined_and_stops_without_a_trace(tmp_path: Path, machine:
         assert "NoNewPrivs:\t1" in status
         assert "Seccomp:\t2" in status
         assert "Groups:\t \n" in status
-        assert "erofs" in await guest.run("grep ' / ' /proc/mounts")
+        await assert_mapped(guest)
+        await assert_image_is_safe(guest, image)
         pid = guest.machine.pid
         ended = await guest.machine.stop()
         assert (ended.reason, ended.exit_code) == ("stopped", 0)
@@ -76,26 +87,23 @@ async def test_boots_confined_and_stops_without_a_trace(tmp_path: Path, machine:
         assert await guest.machine.stop() == ended, "stopping again is harmless"
     assert is_gone(pid)
     assert open_fds() == before
+    assert digest(image) == content
 
 
-@pytest.mark.parametrize("image_device", ["virtio-pmem", "nvdimm"])
-async def test_the_image_cannot_be_written_by_the_guest(tmp_path: Path, image_device: str) -> None:
-    image = lab_settings(tmp_path).image
-    before = digest(image)
-    async with boot(tmp_path, image_device=image_device) as guest:
-        await guest.run("dd if=/dev/urandom of=/dev/pmem0 bs=4096 count=600 conv=fsync", check=False)
-        mappings = read(f"/proc/{guest.machine.pid}/maps")
-        (mapping,) = [line for line in mappings.splitlines() if line.endswith(image)]
-        assert mapping.split()[1] == "r--s"
-    assert digest(image) == before
+async def assert_image_is_safe(guest: Guest, image: str) -> None:
+    """Write to the image's device; its mapping on the host allows no such thing."""
+    await guest.run("dd if=/dev/urandom of=/dev/pmem0 bs=4096 count=600 conv=fsync", check=False)
+    mappings = read(f"/proc/{guest.machine.pid}/maps")
+    (mapping,) = [line for line in mappings.splitlines() if line.endswith(image)]
+    assert mapping.split()[1] == "r--s"
 
 
 async def test_qemu_shares_no_descriptor_with_us_but_its_own(tmp_path: Path) -> None:
     secret = os.open("/etc/passwd", os.O_RDONLY)
     os.set_inheritable(secret, True)
     try:
-        async with boot(tmp_path) as guest:
-            root = f"/proc/{guest.machine.pid}/fd"
+        async with started(tmp_path) as (machine, _):
+            root = f"/proc/{machine.pid}/fd"
             targets = {os.readlink(f"{root}/{number}") for number in os.listdir(root)}
             assert "/etc/passwd" not in targets
     finally:
@@ -131,62 +139,58 @@ async def test_the_death_of_init_is_a_panic(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
 async def test_a_killed_qemu_is_noticed_at_once(tmp_path: Path, number: signal.Signals) -> None:
-    async with boot(tmp_path) as guest:
-        os.kill(guest.machine.pid, number)
-        ended = await asyncio.wait_for(guest.machine.exited, END_DEADLINE_S)
+    async with started(tmp_path) as (machine, _):
+        os.kill(machine.pid, number)
+        ended = await asyncio.wait_for(machine.exited, END_DEADLINE_S)
         assert ended.reason == "killed"
         assert ended.exit_code == (0 if number == signal.SIGTERM else -number)
         with pytest.raises(Unavailable):
-            await guest.machine.pause()
+            await machine.pause()
 
 
 async def test_a_qemu_that_does_not_react_is_killed(tmp_path: Path) -> None:
-    async with boot(tmp_path) as guest:
-        os.kill(guest.machine.pid, signal.SIGSTOP)
-        ended = await guest.machine.stop(deadline_s=0.3)
+    async with started(tmp_path) as (machine, _):
+        os.kill(machine.pid, signal.SIGSTOP)
+        ended = await machine.stop(deadline_s=0.3)
         assert (ended.reason, ended.exit_code) == ("stopped", -signal.SIGKILL)
 
 
-async def test_commands_to_a_qemu_that_does_not_react_have_a_deadline(tmp_path: Path) -> None:
-    async with boot(tmp_path) as guest:
-        os.kill(guest.machine.pid, signal.SIGSTOP)
-        with pytest.raises(Unavailable, match="no answer to query-status within 0.2 s"):
-            await guest.machine.qmp.execute("query-status", deadline_s=0.2)
-        os.kill(guest.machine.pid, signal.SIGCONT)
-        assert (await guest.machine.qmp.execute("query-status"))["status"] == "running", "the session goes on"
+async def test_commands_to_a_qemu_that_does_not_react_have_a_deadline(shared: Guest) -> None:
+    os.kill(shared.machine.pid, signal.SIGSTOP)
+    with pytest.raises(Unavailable, match="no answer to query-status within 0.2 s"):
+        await shared.machine.qmp.execute("query-status", deadline_s=0.2)
+    os.kill(shared.machine.pid, signal.SIGCONT)
+    assert (await shared.machine.qmp.execute("query-status"))["status"] == "running", "the session goes on"
 
 
-async def test_pause_and_resume(tmp_path: Path) -> None:
-    async with boot(tmp_path) as guest:
-        await guest.machine.pause()
-        assert (await guest.machine.qmp.execute("query-status"))["status"] == "paused"
-        await guest.machine.resume()
-        assert await guest.run("echo alive") == "alive"
+async def test_pause_and_resume(shared: Guest) -> None:
+    await shared.machine.pause()
+    assert (await shared.machine.qmp.execute("query-status"))["status"] == "paused"
+    await shared.machine.resume()
+    assert await shared.run("echo alive") == "alive"
 
 
-async def test_the_balloon_tells_the_guests_memory(tmp_path: Path) -> None:
-    async with boot(tmp_path) as guest:
-        await guest.run("modprobe virtio_balloon")
-        assert await guest.machine.balloon_bytes() == 256 << 20
+async def test_the_balloon_tells_the_guests_memory(shared: Guest) -> None:
+    await shared.run("modprobe virtio_balloon")
+    assert await shared.machine.balloon_bytes() == 256 << 20
 
 
-async def test_the_guest_has_a_random_source(tmp_path: Path) -> None:
-    async with boot(tmp_path) as guest:
-        await guest.run("modprobe virtio-rng")
-        assert "virtio_rng" in await guest.run("cat /sys/class/misc/hw_random/rng_available")
+async def test_the_guest_has_a_random_source(shared: Guest) -> None:
+    await shared.run("modprobe virtio-rng")
+    assert "virtio_rng" in await shared.run("cat /sys/class/misc/hw_random/rng_available")
 
 
 async def test_a_guest_that_floods_its_console_is_bounded(tmp_path: Path) -> None:
-    async with boot(tmp_path) as guest:
-        await guest.run("seq 1 120000 >/dev/ttyS0", deadline_s=240)
+    async with boot(tmp_path, console_bytes=32 << 10) as guest:
+        await guest.run("seq 1 10000 >/dev/ttyS0", deadline_s=240)
         async with asyncio.timeout(END_DEADLINE_S):  # the port drains after the guest's write has returned
-            while guest.machine.console_tail(2) != "119999\n120000":  # noqa: ASYNC110 - the log has no event
+            while guest.machine.console_tail(2) != "9999\n10000":  # noqa: ASYNC110 - the log has no event
                 await asyncio.sleep(0.05)
     text = read(tmp_path / "console.log")
-    assert len(text) < 600_000
+    assert len(text) < 34_000
     assert "\n1\n2\n3\n" in "\n" + text[:1000]
     assert "bytes of console output dropped" in text
-    assert text.endswith("119999\n120000\n")
+    assert text.endswith("9999\n10000\n")
 
 
 async def test_machines_die_with_the_process_that_started_them(tmp_path: Path) -> None:
