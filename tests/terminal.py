@@ -13,6 +13,9 @@ import termios
 import time
 from pathlib import Path
 
+# For busybox's shell: shows the size of the window again and again until somebody has typed a line.
+ASK = "while ! read -t 1 line; do stty size; done; echo got $line"
+
 
 def receive_master(listener: socket.socket) -> int:
     """What conmon does with its console socket."""

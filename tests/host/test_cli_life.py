@@ -88,14 +88,14 @@ def test_a_killed_proxy_takes_its_process_along(engine: FakeEngine) -> None:
     workload = int(engine.log("c1"))
     os.kill(engine.pids["c1"], signal.SIGKILL)
     assert engine.exit_code("c1") == 137
-    wait_until(lambda: not is_running(workload), "the workload is gone", 1)
+    wait_until(lambda: not is_running(workload), "the workload is gone")
     assert engine.state("c1")["status"] == "stopped"
 
 
 def test_a_dead_sandbox_process_ends_the_proxies(engine: FakeEngine) -> None:
     engine.run("c1", ["sleep", "1000"])
     os.kill(engine.sandbox_record()["pid"], signal.SIGKILL)
-    assert engine.exit_code("c1", 1) == 137
+    assert engine.exit_code("c1") == 137
     assert engine.state("c1")["status"] == "stopped"
     assert "container not running" in engine.call("kill", "c1", "9", check=False).err
     engine.call("delete", "c1")

@@ -19,7 +19,7 @@ import pytest
 
 from tests.engine import is_running, wait_exit, wait_until
 from tests.host.conftest import FakeEngine
-from tests.terminal import listen, own_terminal, read_until, receive_master, run_silently, set_size
+from tests.terminal import ASK, listen, own_terminal, read_until, receive_master, run_silently, set_size
 
 pytestmark = pytest.mark.root
 _MIB = 1 << 20
@@ -180,9 +180,9 @@ def test_nothing_else_is_inherited(engine: FakeEngine, tmp_path: Path) -> None:
 
 def test_a_terminal_through_the_console_socket(engine: FakeEngine, tmp_path: Path) -> None:
     listener = listen(tmp_path / "console")
-    script = "stty size; read line; echo got $line; stty size; tty; exit 7"
+    script = f"stty size; {ASK}; tty; exit 7"
     process = {"terminal": True, "consoleSize": {"height": 11, "width": 22}}
-    bundle = engine.bundle("c1", ["sh", "-c", script], process=process)
+    bundle = engine.bundle("c1", ["busybox", "sh", "-c", script], process=process)
     engine.ids.append("c1")
     command = engine.command("create", "--console-socket", str(tmp_path / "console"), "--pid-file", "pid", "c1")
     run_silently(command, bundle)
@@ -192,10 +192,9 @@ def test_a_terminal_through_the_console_socket(engine: FakeEngine, tmp_path: Pat
     engine.call("start", "c1")
     read_until(master, b"11 22\r\n")
     set_size(master, 33, 44)
-    time.sleep(0.3)
+    read_until(master, b"33 44\r\n")
     os.write(master, b"word\r")
-    output = read_until(master, b"/dev/pts/")
-    assert b"got word\r\n33 44\r\n" in output
+    assert b"got word\r\n" in read_until(master, b"/dev/pts/")
     assert engine.exit_code("c1") == 7
 
 
@@ -215,19 +214,18 @@ def test_exec_in_the_foreground_of_a_terminal(engine: FakeEngine) -> None:
     master, slave = pty.openpty()
     set_size(slave, 40, 90)
     before = termios.tcgetattr(slave)
-    script = "stty size; read line; echo got $line; stty size; exit 9"
-    command = engine.command("exec", "--tty", "c1", "sh", "-c", script)
+    script = f"stty size; {ASK}; exit 9"
+    command = engine.command("exec", "--tty", "c1", "busybox", "sh", "-c", script)
     process = subprocess.Popen(
         command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=lambda: own_terminal(0)
     )
     read_until(master, b"40 90\r\n")
     assert termios.tcgetattr(slave)[3] & termios.ECHO == 0
     set_size(master, 41, 91)
-    time.sleep(0.3)
+    read_until(master, b"41 91\r\n")
     os.write(master, b"word\r")
-    output = read_until(master, b"41 91\r\n")
-    assert b"got word\r\n" in output
-    assert process.wait(10) == 9
+    read_until(master, b"got word\r\n")
+    assert process.wait(60) == 9
     assert termios.tcgetattr(slave) == before
     os.close(slave)
     os.close(master)
@@ -333,7 +331,7 @@ def test_a_killed_exec_command_ends_its_process(engine: FakeEngine) -> None:
     workload = int(process.stdout.readline())
     process.kill()
     process.wait()
-    wait_until(lambda: not is_running(workload), "the process is gone", 1)
+    wait_until(lambda: not is_running(workload), "the process is gone")
 
 
 def test_exec_keeps_the_process_of_the_creation(engine: FakeEngine) -> None:

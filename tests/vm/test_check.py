@@ -12,10 +12,10 @@ from tests.engine import DEADLINE_S, VMPOD
 
 def check_guest(config: Path) -> tuple[int, dict[str, Any]]:
     """Exit code and items by name; nothing may be left of the machine."""
-    before = set(Path("/run").iterdir())
+    before = set(Path("/run").glob("vmpod-check*"))
     argv = [VMPOD, "--config", str(config), "check", "--guest", "--json"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
-    assert set(Path("/run").iterdir()) == before
+    assert set(Path("/run").glob("vmpod-check*")) == before
     assert "vmpod-check" not in Path("/proc/self/mountinfo").read_text()
     return done.returncode, {item["name"]: item for item in json.loads(done.stdout)["items"]}
 

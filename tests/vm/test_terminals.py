@@ -7,13 +7,12 @@ import pty
 import signal
 import subprocess
 import termios
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.engine import Engine, crio, wait_exit, wait_until
-from tests.terminal import listen, own_terminal, read_until, receive_master, run_silently, set_size
+from tests.terminal import ASK, listen, own_terminal, read_until, receive_master, run_silently, set_size
 
 pytestmark = pytest.mark.vm
 
@@ -36,7 +35,7 @@ def test_exec_in_the_foreground_of_a_terminal(box: Engine) -> None:
     master, slave = pty.openpty()
     set_size(slave, 40, 90)
     before = termios.tcgetattr(slave)
-    script = "stty size; read line; echo got $line; stty size; exit 9"
+    script = f"stty size; {ASK}; exit 9"
     process = subprocess.Popen(
         box.command("exec", "--tty", "box", "sh", "-c", script),
         stdin=slave,
@@ -47,9 +46,9 @@ def test_exec_in_the_foreground_of_a_terminal(box: Engine) -> None:
     )
     read_until(master, b"40 90\r\n")
     set_size(master, 41, 91)
-    time.sleep(0.5)
+    read_until(master, b"41 91\r\n")
     os.write(master, b"word\r")
-    assert b"got word\r\n" in read_until(master, b"41 91\r\n")
+    read_until(master, b"got word\r\n")
     assert process.wait(20) == 9
     assert termios.tcgetattr(slave) == before
     os.close(slave)
@@ -78,12 +77,12 @@ def test_interrupt_from_the_keyboard(box: Engine) -> None:
 def test_a_detached_exec_with_a_terminal(box: Engine, tmp_path: Path) -> None:
     listener = listen(tmp_path / "console")
     options = ["--tty", "--console-socket", str(tmp_path / "console"), "-d", "--pid-file", str(tmp_path / "pid")]
-    run_silently(box.command("exec", *options, "box", "sh", "-c", "read line; echo got $line; stty size; exit 4"))
+    run_silently(box.command("exec", *options, "box", "sh", "-c", f"{ASK}; exit 4"))
     master = receive_master(listener)
     set_size(master, 25, 81)
-    time.sleep(0.5)
+    read_until(master, b"25 81\r\n")
     os.write(master, b"it\n")
-    assert b"got it\r\n" in read_until(master, b"25 81\r\n")
+    read_until(master, b"got it\r\n")
     assert wait_exit(int((tmp_path / "pid").read_text())) == 4
     os.close(master)
 
@@ -119,7 +118,7 @@ def test_a_killed_exec_ends_in_the_guest_within_a_second(box: Engine) -> None:
     assert process.stdout is not None and process.stdout.readline() == "up\n"
     process.kill()
     process.wait()
-    wait_until(lambda: "sleep 4711" not in box.call("ps", "box").out, "the process is gone", 5)
+    wait_until(lambda: "sleep 4711" not in box.call("ps", "box").out, "the process is gone")
 
 
 def test_run_in_the_foreground(engine: Engine) -> None:
