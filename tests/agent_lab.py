@@ -15,6 +15,11 @@ from oci_runtime.ttrpc.proto import agent_pb2 as pb
 ROOTFS = "/run/vmpod/rootfs"
 
 
+def shell(script: str) -> tuple[str, ...]:
+    """The arguments of a process that runs a script in the container."""
+    return ("/bin/busybox", "sh", "-c", script)
+
+
 @dataclass
 class Guest:
     """A booted guest. `hello` is its first answer; `console` the log so far."""

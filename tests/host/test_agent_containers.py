@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from tests.agent_cases import *  # noqa: F403 - pytest collects them here
 from tests.agent_lab import Guest
+from tests.agent_stream_cases import *  # noqa: F403
 from tests.host.agent_host import make_rootfs, running_agent
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]

@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from tests.agent_cases import *  # noqa: F403 - pytest collects them here
 from tests.agent_lab import Guest
+from tests.agent_stream_cases import *  # noqa: F403
 from tests.vm.agent_guest import booted_guest
 
 pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="module")]

@@ -11,8 +11,7 @@ import pytest
 import pytest_asyncio
 
 from oci_runtime.errors import InvalidInput, OciRuntimeError
-from tests.agent_cases import shell
-from tests.agent_lab import Guest, spec
+from tests.agent_lab import Guest, shell, spec
 from tests.vm.agent_guest import booted_guest
 
 pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="module")]

@@ -17,8 +17,7 @@ from oci_runtime import __version__
 from oci_runtime.agent.client import AgentClient
 from oci_runtime.errors import AlreadyExists, InvalidInput, NotFound, OciRuntimeError
 from oci_runtime.vm.machine import Machine
-from tests.agent_cases import shell
-from tests.agent_lab import ROOTFS, Guest
+from tests.agent_lab import ROOTFS, Guest, shell
 from tests.vm.agent_guest import BOOT_S, launch
 
 pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="module")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,17 +60,15 @@ def test_exec_kill_and_delete(shared: Engine, conmon: Conmon) -> None:
     assert "does not exist" in shared.call("state", "k3", check=False).err
 
 
-def test_a_missing_program_is_told_within_a_second(shared: Engine, conmon: Conmon) -> None:
+def test_a_missing_program_is_told(shared: Engine, conmon: Conmon) -> None:
     log = shared.directory / "runtime-log"
     shared.arguments += ["--log", str(log), "--log-format", "json"]
     try:
         bundle = member(shared, "k4", ["/no/such/program"])
-        begin = time.monotonic()
         pid = conmon.create("k4", bundle)
         if pid > 0:
             result = shared.call("start", "k4", check=False)
             assert result.code == 1
-        assert time.monotonic() - begin < 10
     finally:
         del shared.arguments[-4:]
     messages = [json.loads(line)["msg"] for line in log.read_text().splitlines()]
