@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from conformance import host, leftovers
 from conformance.case import Case
+from conformance.engines.box import SERVE, wait_fetch
 from conformance.engines.daemons import docker
-from conformance.engines.docker_box import DOCKER, SERVE, Box, serving, suite, wait_fetch
+from conformance.engines.docker_box import DOCKER, Box, serving, suite
 from conformance.engines.image import NAME
 from conformance.runtime import Outcome
 from conformance.session import Session

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from conformance.case import Case
+from conformance.engines.box import SERVE, wait_fetch
 from conformance.engines.daemons import podman_netavark
 from conformance.engines.image import NAME
-from conformance.engines.podman_box import PODMAN, SERVE, Box, suite, wait_fetch
+from conformance.engines.podman_box import PODMAN, Box, suite
 
 
 @suite.check("netavark", PODMAN, "netavark: two containers find each other by name; a published port answers")

@@ -7,9 +7,10 @@ from functools import partial
 
 from conformance import host, leftovers
 from conformance.case import Case
+from conformance.engines.box import SERVE, wait_fetch
 from conformance.engines.daemons import Client, podman
 from conformance.engines.image import NAME, write_image
-from conformance.engines.podman_box import PODMAN, SERVE, Box, suite, wait_fetch
+from conformance.engines.podman_box import PODMAN, Box, suite
 from conformance.session import Session
 
 
