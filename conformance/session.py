@@ -42,7 +42,7 @@ class Session:
         self.scratch = scratch
         self.oci_version = oci_version
         self.options = options
-        self.tag = f"cf{os.getpid()}"
+        self.tag = f"cf{os.getpid():06x}"  # of one length: no tag is a part of another run's
         self.cgroup = f"/{self.tag}"
         self.creates = 0
         self.standalone = 0

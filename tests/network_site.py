@@ -86,56 +86,52 @@ class Site:
         return found
 
 
+def connect(directory: Path, host: Netns, outside: Netns, a: Netns, b: Netns) -> Cni:
+    """Lay the cables: host and outside, both pods on the host's bridge, pod b on two more links. Returns the bridge."""
+    for netns in (host, outside, a, b):
+        netns.run("ip link set lo up")
+    join_namespaces(host, "ext0", outside, "ext0")
+    host.run("ip addr add 192.0.2.1/24 dev ext0")
+    outside.run("ip addr add 192.0.2.2/24 dev ext0")
+    outside.run("ip route add default via 192.0.2.1")
+    ranges = [[{"subnet": "10.88.0.0/24"}], [{"subnet": "fd88::/64"}]]
+    routes = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
+    ipam = {"type": "host-local", "ranges": ranges, "routes": routes}
+    cni = Cni(
+        host,
+        directory,
+        "lab",
+        {"type": "bridge", "bridge": "cni0", "isGateway": True, "ipMasq": True, "mtu": 1400, "ipam": ipam},
+        {"type": "portmap", "capabilities": {"portMappings": True}},
+        {"type": "firewall"},
+        {"type": "tuning", "sysctl": {"net.core.somaxconn": "777", "net.ipv4.conf.eth0.arp_announce": "2"}},
+    )
+    cni.add(a, "a", portMappings=[{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}])
+    cni.add(b, "b")
+    ipam = {"type": "static", "addresses": [{"address": "10.98.0.5/24", "gateway": "10.98.0.1"}]}
+    policy = Cni(
+        host,
+        directory,
+        "policy",
+        {"type": "ptp", "mtu": 9000, "ipam": ipam},
+        {"type": "bandwidth", "capabilities": {"bandwidth": True}},
+        {"type": "sbr"},
+    )
+    limits = dict.fromkeys(("ingressRate", "egressRate"), RATE_BPS) | dict.fromkeys(BURSTS, BURST_BITS)
+    policy.add(b, "b", "net1", bandwidth=limits)
+    ipam = {"type": "static", "addresses": [{"address": "10.99.0.5/24"}]}
+    macvlan = {"type": "macvlan", "master": "ext0", "mode": "bridge", "ipam": ipam}
+    Cni(host, directory, "mac", macvlan).add(b, "b", "net2")
+    outside.run("ip addr add 10.99.0.1/24 dev ext0")
+    return cni
+
+
 @contextlib.contextmanager
 def two_pods(directory: Path) -> Iterator[Site]:
     """Boot both pods; in the end nothing may be left of them, and their namespaces must be as they were."""
     with contextlib.ExitStack() as stack:
         host, outside, a, b = (stack.enter_context(Netns()) for _ in range(4))
-        for netns in (host, outside, a, b):
-            netns.run("ip link set lo up")
-        join_namespaces(host, "ext0", outside, "ext0")
-        host.run("ip addr add 192.0.2.1/24 dev ext0")
-        outside.run("ip addr add 192.0.2.2/24 dev ext0")
-        outside.run("ip route add default via 192.0.2.1")
-        ranges = [[{"subnet": "10.88.0.0/24"}], [{"subnet": "fd88::/64"}]]
-        routes = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
-        cni = Cni(
-            host,
-            directory,
-            "lab",
-            {
-                "type": "bridge",
-                "bridge": "cni0",
-                "isGateway": True,
-                "ipMasq": True,
-                "mtu": 1400,
-                "ipam": {"type": "host-local", "ranges": ranges, "routes": routes},
-            },
-            {"type": "portmap", "capabilities": {"portMappings": True}},
-            {"type": "firewall"},
-            {"type": "tuning", "sysctl": {"net.core.somaxconn": "777", "net.ipv4.conf.eth0.arp_announce": "2"}},
-        )
-        cni.add(a, "a", portMappings=[{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}])
-        cni.add(b, "b")
-        policy = Cni(
-            host,
-            directory,
-            "policy",
-            {
-                "type": "ptp",
-                "mtu": 9000,
-                "ipam": {"type": "static", "addresses": [{"address": "10.98.0.5/24", "gateway": "10.98.0.1"}]},
-            },
-            {"type": "bandwidth", "capabilities": {"bandwidth": True}},
-            {"type": "sbr"},
-        )
-        limits = dict.fromkeys(("ingressRate", "egressRate"), RATE_BPS) | dict.fromkeys(BURSTS, BURST_BITS)
-        policy.add(b, "b", "net1", bandwidth=limits)
-        static = {"type": "static", "addresses": [{"address": "10.99.0.5/24"}]}
-        Cni(host, directory, "mac", {"type": "macvlan", "master": "ext0", "mode": "bridge", "ipam": static}).add(
-            b, "b", "net2"
-        )
-        outside.run("ip addr add 10.99.0.1/24 dev ext0")
+        cni = connect(directory, host, outside, a, b)
         settle(host, a, b)
         before = [netns.picture() for netns in (a, b)]
         engine = NetworkEngine.make(directory)

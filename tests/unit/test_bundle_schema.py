@@ -71,16 +71,18 @@ def slim(path: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def put(raw: dict[str, Any], path: tuple[Any, ...], action: str, value: Any) -> dict[str, Any]:
-    result = copy.deepcopy(raw)
+    """A changed copy. It shares with `raw` what does not lie on the path; nobody writes to either."""
+    result = copy.copy(raw)
     place: Any = result
     for step in path[:-1]:
+        place[step] = copy.copy(place[step])
         place = place[step]
     if action == "remove":
         del place[path[-1]]
     elif action == "insert" and isinstance(place, list):
         place.insert(path[-1], value)
     elif action == "repeat" and isinstance(place, list):
-        place.append(copy.deepcopy(place[path[-1]]))
+        place.append(place[path[-1]])
     elif action == "rename" and isinstance(place, dict):
         place[str(value)] = place.pop(path[-1])
     else:
@@ -125,7 +127,7 @@ def test_decoder_and_schema_agree_on_every_interesting_value_at_every_place(path
         assert decodes(raw) == (not check_spec(raw)), (path, value, check_spec(raw))
 
 
-@settings(max_examples=400, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=250, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_decoder_and_schema_agree_on_mutated_golden_configurations(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(GOLDEN)))
