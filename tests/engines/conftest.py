@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -62,6 +64,20 @@ class Ctr:
         """The pid that the engine has for a task."""
         lines = self("task", "ls").decode().splitlines()[1:]
         return next(int(words[1]) for words in map(str.split, lines) if words[0] == name)
+
+    @contextlib.contextmanager
+    def events(self) -> Iterator[Iterator[str]]:
+        """The engine's events from now on, a line each; among them some that only show that they arrive."""
+        with subprocess.Popen(self.engine.command("events"), stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            try:
+                for number in range(600):  # the client does not say when it listens
+                    self("namespace", "label", "default", f"probe={number}")
+                    if select.select([process.stdout], (), (), 0.1)[0]:
+                        break
+                yield (line.decode() for line in process.stdout)
+            finally:
+                process.kill()
 
     def sandboxes(self) -> list[Path]:
         """The state directories of all pods of this engine."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,14 +45,9 @@ def test_a_killed_shim_takes_its_pod_with_it_and_nothing_is_left(ctr: Ctr) -> No
     name = ctr.run(*LOOP)
     record = sandbox_record(ctr)
     holder = ctr.pid(name)
-    with subprocess.Popen(ctr.engine.command("events"), stdout=subprocess.PIPE) as events:
-        assert events.stdout is not None
-        time.sleep(0.3)
+    with ctr.events() as lines:
         os.kill(pid_of(record, "shim"), signal.SIGKILL)
-        line = ""
-        while "/tasks/exit" not in line:
-            line = events.stdout.readline().decode()
-        events.kill()
+        line = next(line for line in lines if "/tasks/exit" in line)
     assert '"exit_status":137' in line.replace(" ", "")
     wait_until(lambda: not any(is_running(pid_of(record, what)) for what in ("qemu", "virtiofsd")), "machine gone")
     wait_until(lambda: not is_running(holder), "stand-in gone")
@@ -127,10 +120,13 @@ def test_containerd_comes_back_and_finds_its_pods(own: Ctr) -> None:
     assert b"code 7" in own.engine.try_ctr("task", "rm", goes_on).stderr
 
 
-def test_a_container_that_ends_while_containerd_is_away_keeps_its_code(own: Ctr) -> None:
-    name = own.run("sh", "-c", "sleep 3; exit 5")
+def test_a_container_that_ends_while_containerd_is_away_keeps_its_code(own: Ctr, tmp_path: Path) -> None:
+    mount = ("--mount", f"type=bind,src={tmp_path},dst=/told,options=rbind:ro")
+    name = own.run("sh", "-c", "until [ -e /told/end ]; do sleep 0.1; done; exit 5", options=mount)
+    stand_in = own.pid(name)
     own.engine.stop()
-    time.sleep(5)
+    (tmp_path / "end").touch()
+    wait_until(lambda: not is_running(stand_in), "it ends")
     own.engine.start()
     wait_until(lambda: own.status(name) == "STOPPED", "stopped")
     assert b"code 5" in own.engine.try_ctr("task", "rm", name).stderr

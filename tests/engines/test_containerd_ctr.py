@@ -101,17 +101,13 @@ def test_killing_the_pid_kills_the_container(ctr: Ctr) -> None:
 
 
 def test_events_come_in_order(ctr: Ctr) -> None:
-    with subprocess.Popen(ctr.engine.command("events"), stdout=subprocess.PIPE) as events:
-        assert events.stdout is not None
-        time.sleep(0.3)
+    with ctr.events() as lines:
         name = ctr.new_name()
         ctr("run", "--rm", "--runtime", SHIM, BUSYBOX_IMAGE, name, "true")
         topics: list[str] = []
-        until = time.monotonic() + 30
-        while "/tasks/delete" not in topics and time.monotonic() < until:
-            line = events.stdout.readline().decode()
+        while "/tasks/delete" not in topics:
+            line = next(lines)
             topics += [word for word in line.split() if word.startswith("/tasks/") and name in line]
-        events.kill()
     assert topics == ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
 
 

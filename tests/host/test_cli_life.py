@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -293,10 +292,8 @@ def test_a_failing_hook_undoes_the_creation(engine: FakeEngine, kind: str) -> No
 
 def test_a_hook_has_a_timeout(engine: FakeEngine) -> None:
     hook = {"path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 1}
-    begin = time.monotonic()
     result = engine.create("c1", ["true"], check=False, hooks={"createRuntime": [hook]})
     assert "did not end within its timeout of 1 s" in result.err
-    assert time.monotonic() - begin < 30
     assert not engine.leftovers()
 
 

@@ -208,7 +208,7 @@ async def test_a_slow_client_slows_the_server_down(relayed: Relayed) -> None:
     with serving(relayed.guest, "127.0.0.1", flood):
         client = relayed.pod.call(socket.create_connection, ("127.0.0.1", PORT))
         before = -1
-        while taken != before:
+        while not taken or taken != before:
             before = taken
             await asyncio.sleep(1)
         assert 0 < taken < total
