@@ -272,7 +272,7 @@ def test_hooks_run_in_order_with_the_state(engine: FakeEngine, tmp_path: Path) -
     lines = [line.split(" ", 3) for line in trace.read_text().splitlines()]
     assert [line[0] for line in lines] == kinds
     states = {line[0]: json.loads(line[3]) for line in lines}
-    expected = ["creating", "creating", "creating", "running", "stopped"]
+    expected = ["created", "creating", "creating", "running", "stopped"]
     assert [states[kind]["status"] for kind in kinds] == expected
     assert [states[kind]["pid"] for kind in kinds] == [pid, pid, pid, pid, 0]
     assert {line[1] for line in lines} == {str(engine.directory / "bundles" / "c1")}
