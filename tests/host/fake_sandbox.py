@@ -391,6 +391,9 @@ def main() -> None:
     words = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
     fds = {name: int(value) for name, value in words.items() if name.endswith("-fd")}
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.pthread_sigmask(
+        signal.SIG_SETMASK, ()
+    )  # the command holds SIGTERM back; our processes must not inherit that
     with os.fdopen(fds["--boot-fd"]) as file:
         boot = json.load(file)
     record = SandboxRecord.load(boot["directory"])
