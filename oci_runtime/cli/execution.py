@@ -30,7 +30,7 @@ PROCESS_FILE = "process.json"
 _CAPABILITY_SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
 # An exec under load in an emulated guest takes seconds; the sandbox process has a shorter deadline of its own.
 _EXEC_TIMEOUT_S = 120.0
-_NAMESPACES = ("network", "ipc", "uts", "pid")
+_NAMESPACES = ("network", "ipc", "uts", "pid", "cgroup", "mount", "user")
 
 
 class Execution:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from oci_runtime.host.namespaces import proc_name
-from tests.engine import crio, wait_until
+from tests.engine import crio, wait_exit, wait_until
 from tests.host.conftest import FakeEngine
 
 pytestmark = pytest.mark.root
@@ -88,3 +88,16 @@ def test_members_of_a_pod_share_a_pid_namespace_made_for_containers(engine: Fake
         engine.create("pod", ["sleep", "1000"], annotations=crio("sandbox", "pod"), linux=linux(pid=path))
         engine.create("c1", ["sleep", "1000"], annotations=crio("container", "pod"), linux=linux(pid=path))
         assert namespace(engine.pids["c1"], "pid") == namespace(engine.pids["pod"], "pid")
+
+
+def test_an_exec_is_where_its_container_is(engine: FakeEngine) -> None:
+    """Not in a namespace of the host that the container's own process has left, and with no other files in reach."""
+    (engine.rootfs / "only-here").touch()
+    more = {"namespaces": [{"type": kind} for kind in KINDS], "uidMappings": MAPPINGS, "gidMappings": MAPPINGS[:1]}
+    engine.run("c1", ["sleep", "1000"], linux=more)
+    pid = engine.exec_detached("c1", "sh", "-c", "sleep 1; exit 5")
+    for kind in KINDS:
+        assert namespace(pid, kind) == namespace(engine.pids["c1"], kind) != namespace("self", kind)
+    assert sorted(os.listdir(f"/proc/{pid}/root")) == sorted(os.listdir(f"/proc/{engine.pids['c1']}/root"))
+    assert "only-here" in os.listdir(f"/proc/{pid}/cwd")
+    assert wait_exit(pid) == 5
