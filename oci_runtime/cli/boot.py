@@ -199,7 +199,9 @@ def explain_loss(directory: str, error: ConnectionLost, pid: int = 0) -> OciRunt
         reason = json.loads(read_limited(os.path.join(directory, ERROR_FILE), 1 << 20))
         return from_wire(str(reason["kind"]), str(reason["message"]), str(reason.get("detail") or ""))
     except (OSError, ValueError, KeyError, TypeError):
-        ended = describe_end(pid, _EXIT_S) if pid else ""
-        how = f" ({ended})" if ended else ""
+        what = "ended early"
+        if pid:
+            ended = describe_end(pid, _EXIT_S)
+            what = f"ended early ({ended})" if ended else "lives but does not talk to this command any more"
         tail = read_tail(os.path.join(directory, SANDBOX_LOG), _LOG_TAIL_BYTES)
-        return Unavailable(f"sandbox process ended early{how}: {error.message}", detail=error.detail or tail)
+        return Unavailable(f"sandbox process {what}: {error.message}", detail=error.detail or tail)

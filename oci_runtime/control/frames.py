@@ -11,7 +11,7 @@ import os
 import struct
 
 from oci_runtime import json_text
-from oci_runtime.errors import InvalidInput, Unavailable
+from oci_runtime.errors import HostError, InvalidInput, Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,7 +101,10 @@ def unpack_fds(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
 
 
 def send_frame(sock: _socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
-    """Send one frame, its descriptors on the first byte. Raises ConnectionLost when the peer is gone, Silent."""
+    """Send one frame, its descriptors on the first byte.
+
+    Raises ConnectionLost when the peer is gone, Silent, HostError when this side cannot send.
+    """
     frame = encode_frame(message)
     try:
         sent = sock.sendmsg([frame], pack_fds(fds), _socket.MSG_NOSIGNAL)
@@ -109,15 +112,17 @@ def send_frame(sock: _socket.socket, message: dict[str, Any], fds: Sequence[int]
             sock.sendall(frame[sent:], _socket.MSG_NOSIGNAL)
     except TimeoutError as error:
         raise Silent(f"the sandbox process took no request within {sock.gettimeout():g} s") from error
-    except OSError as error:
+    except ConnectionError as error:
         raise ConnectionLost(f"control socket: cannot send: {error.strerror or error}") from error
+    except OSError as error:
+        raise HostError.from_oserror(error, "send", "request to the sandbox process") from error
 
 
 def receive_frame(sock: _socket.socket) -> tuple[dict[str, Any], list[int]]:
     """Receive exactly one frame and not a byte more; return the message and its descriptors (close-on-exec).
 
-    Raises ConnectionLost on end of stream or reset, Silent on timeout; InvalidInput for a malformed frame; then no
-    descriptor stays open.
+    Raises ConnectionLost on end of stream or reset, Silent on timeout; InvalidInput for a malformed frame; HostError
+    when this side cannot receive. Then no descriptor stays open.
     """
     fds: list[int] = []
     try:
@@ -138,8 +143,10 @@ def _receive_exactly(sock: _socket.socket, count: int, fds: list[int]) -> bytear
             chunk, ancillary, flags, _ = sock.recvmsg(min(count - len(data), 1 << 18), space, _socket.MSG_CMSG_CLOEXEC)
         except TimeoutError as error:
             raise Silent(f"the sandbox process did not answer within {sock.gettimeout():g} s") from error
-        except OSError as error:
+        except ConnectionError as error:
             raise ConnectionLost(f"control socket: connection lost: {error.strerror or error}") from error
+        except OSError as error:
+            raise HostError.from_oserror(error, "receive", "answer of the sandbox process") from error
         fds += unpack_fds(ancillary)
         if flags & _socket.MSG_CTRUNC or len(fds) > MAX_FDS:
             raise InvalidInput(f"control message carries more than {MAX_FDS} descriptors")

@@ -36,6 +36,8 @@ class Connection:
         try:
             header = await self._read_header(fds)
             if header is None:
+                for fd in fds:
+                    os.close(fd)
                 return None
             request = decode_body(await self._read_exactly(body_length(header)))
         except BaseException:

@@ -147,8 +147,10 @@ class Pod:
             open(marker, "w").close()
             threading.Timer(0.3, os._exit, (0,)).start()
             raise WrongState("cannot create the container: its sandbox is not running any more")
-        if failure in ("die", "explain", "killed"):
+        if failure in ("die", "explain", "killed", "hang up"):
             print("the fake sandbox dies", flush=True)
+            if failure == "hang up":
+                raise ConnectionError("the end of this connection")
             if failure == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             os._exit(1)

@@ -186,6 +186,7 @@ def test_a_member_that_meets_an_ending_pod_boots_it_anew(engine: FakeEngine) -> 
         ("explain", "guest image is missing"),
         ("die", "sandbox process ended early (exit status 1)"),
         ("killed", "sandbox process ended early (killed by signal 9)"),
+        ("hang up", "sandbox process lives but does not talk to this command any more"),
     ],
 )
 def test_a_guest_that_fails(engine: FakeEngine, failure: str, message: str) -> None:

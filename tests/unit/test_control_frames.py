@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from oci_runtime.control import frames
 from oci_runtime.control.client import Client, SocketDirectory, listen
-from oci_runtime.control.frames import Silent
-from oci_runtime.errors import InvalidInput, NotFound, Unavailable, WrongState
+from oci_runtime.control.frames import ConnectionLost, Silent
+from oci_runtime.errors import HostError, InvalidInput, NotFound, Unavailable, WrongState
 
 _JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner), max_leaves=5)
 
@@ -167,3 +167,13 @@ def test_long_directories_have_short_sockets(tmp_path: Path) -> None:
     Client.connect(str(deep)).close()
     listener.close()
     listen(str(deep)).close()
+
+
+def test_a_request_that_this_side_cannot_send_is_no_dead_peer() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        with pytest.raises(HostError, match="send request to the sandbox process: Bad file descriptor"):
+            frames.send_frame(ours, {}, [1 << 20])
+        theirs.close()
+        with pytest.raises(ConnectionLost, match="cannot send"):
+            frames.send_frame(ours, {})

@@ -93,6 +93,11 @@ def test_pid_namespace_shared_with_the_sandbox(shared: Engine) -> None:
     processes = shared.exec("m5", "ps").out
     assert "sleep 5555" in processes and "sleep 100000" in processes
     shared.call("delete", "--force", "m5")
+    shared.run("m5", ["sh", "-c", "sleep 5656 & exit 4"], linux={"namespaces": namespaces}, **member("pod"))
+    assert shared.exit_code("m5") == 4
+    wait_until(lambda: "5656" not in shared.exec("pod", "ps").out, "what it left behind ends with it")
+    assert shared.state("m5")["status"] == "stopped"
+    shared.call("delete", "m5")
     assert shared.state("pod")["status"] == "running"
 
 
