@@ -23,7 +23,7 @@ def main() -> None:
                 print(table.render(), flush=True)
 
 
-_NOT_BENCHMARKS = ("__init__", "__main__", "measure", "bare_boot", "engine_run")
+_NOT_BENCHMARKS = ("__init__", "__main__", "measure", "bare_boot", "engine_run", "storage_sources")
 
 if __name__ == "__main__":
     main()

@@ -18,11 +18,12 @@ REPEAT = 10
 
 @dataclass
 class Table:
-    """Figures by row and column. unit: what all of them are in."""
+    """Figures by row and column. unit: what all of them are in. ratio: two columns; without them the last and first."""
 
     title: str
     unit: str
     columns: tuple[str, ...]
+    ratio: tuple[str, str] | None = None
     rows: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def add(self, row: str, column: str, value: float) -> None:
@@ -30,12 +31,13 @@ class Table:
         self.rows.setdefault(row, {})[column] = value
 
     def render(self) -> str:
-        """The table as Markdown; the last column is the ratio of the last to the first figure."""
-        head = ["", *self.columns, f"{self.columns[-1]} : {self.columns[0]}"]
+        """The table as Markdown, with a column for the ratio."""
+        above, below = self.ratio or (self.columns[-1], self.columns[0])
+        head = ["", *self.columns, f"{above} : {below}"]
         lines = [f"### {self.title} ({self.unit})", "", _row(head), _row(["---"] * len(head))]
         for name, values in self.rows.items():
             cells = [f"{values[column]:.1f}" if column in values else "–" for column in self.columns]
-            first, last = values.get(self.columns[0]), values.get(self.columns[-1])
+            first, last = values.get(below), values.get(above)
             ratio = f"{last / first:.2f}" if first and last else "–"
             lines.append(_row([name, *cells, ratio]))
         return "\n".join([*lines, ""])

@@ -1,6 +1,7 @@
-"""Files: a container's own file system and its volumes, beside runc on the same disk, over the share's cache policies.
+"""Files of a container in every kind of storage that a pod can have, beside runc on the same disk of the host.
 
-Each workload is one script of /usr/bin/python3 of the host in the container, which measures itself: no start-up counts.
+The workloads are those of `inside/files.py`, run by the host's Python in the container: large and small reads and
+writes, 10,000 small files, git and pip without a network. One container at a time; some minutes in all.
 """
 
 from __future__ import annotations
@@ -9,155 +10,78 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.measure import Runtime, Table, make_bundle
+from bench.measure import Runtime, Table, make_bundle, make_rootfs
+from bench.storage_sources import make_repository, make_wheels, unpack_pip
 
 VMPOD = str(Path(sys.executable).parent / "vmpod")
-CACHES = ("auto", "always", "never")
+WORKLOAD = Path(__file__).parent / "inside" / "files.py"
 DEADLINE_S = 900.0
-ROWS = {
-    "write 64 MiB, 1 MiB each, with fsync": "MiB/s",
-    "read 64 MiB, 1 MiB each, again": "MiB/s",
-    "write 4 KiB at random, 2,000 times, with fsync": "operations/s",
-    "read 4 KiB at random, 2,000 times": "operations/s",
-    "create 10,000 small files": "files/s",
-    "stat them": "files/s",
-    "read them": "files/s",
-    "remove them": "files/s",
-    "git clone-like: pack file, 2,000 objects, renames": "files/s",
-    "pip install-like: 1,500 modules with fsync-less copies and byte code": "files/s",
-}
+_DISK_BYTES = 1 << 30  # sparse
 
-WORKLOAD = r"""
-import json, os, random, sys, time
-os.chdir(sys.argv[1])
-rows, figures = json.loads(sys.argv[2]), []
 
-def timed(amount, call):
-    begin = time.perf_counter()
-    call()
-    figures.append(amount / (time.perf_counter() - begin))
+@dataclass(frozen=True)
+class Way:
+    """A column of the table. settings: of [storage], "" where runc runs. disk: what an image file with ext4 is."""
 
-def put(path, data):
-    with open(path, "wb", buffering=0) as file:
-        file.write(data)
+    title: str
+    settings: str = ""
+    is_volume: bool = True
+    disk: str = ""
 
-def sequential_write():
-    data = os.urandom(1 << 20)
-    with open("big", "wb", buffering=0) as file:
-        for _ in range(64):
-            file.write(data)
-        os.fsync(file.fileno())
 
-def sequential_read():
-    with open("big", "rb", buffering=0) as file:
-        while file.read(1 << 20):
-            pass
-
-def random_write():
-    chance, data = random.Random(1), os.urandom(4096)
-    with open("big", "r+b", buffering=0) as file:
-        for _ in range(2000):
-            os.pwrite(file.fileno(), data, chance.randrange(16384) * 4096)
-        os.fsync(file.fileno())
-
-def random_read():
-    chance = random.Random(2)
-    with open("big", "rb", buffering=0) as file:
-        for _ in range(2000):
-            os.pread(file.fileno(), 4096, chance.randrange(16384) * 4096)
-
-NAMES = [f"many/{number // 500}/{number}" for number in range(10000)]
-
-def create():
-    os.mkdir("many")
-    for number in range(20):
-        os.mkdir(f"many/{number}")
-    for name in NAMES:
-        put(name, b"small")
-
-def look():
-    for name in NAMES:
-        os.stat(name)
-
-def read():
-    for name in NAMES:
-        with open(name, "rb", buffering=0) as file:
-            file.read()
-
-def remove():
-    for name in NAMES:
-        os.unlink(name)
-
-def clone():
-    os.makedirs("clone/objects")
-    put("clone/pack.tmp", os.urandom(8 << 20))
-    os.rename("clone/pack.tmp", "clone/pack")
-    for number in range(2000):
-        directory = f"clone/tree/{number % 40}"
-        if number < 40:
-            os.makedirs(directory)
-        put(f"{directory}/{number}.lock", b"x" * 3000)
-        os.rename(f"{directory}/{number}.lock", f"{directory}/{number}")
-        os.lstat(f"{directory}/{number}")
-
-def install():
-    for number in range(1500):
-        package = f"site/package{number % 30}"
-        if number < 30:
-            os.makedirs(f"{package}/__pycache__")
-        put(f"{package}/module{number}.py", b"# text\n" * 500)
-        os.chmod(f"{package}/module{number}.py", 0o644)
-        os.utime(f"{package}/module{number}.py", (1, 1))
-        put(f"{package}/__pycache__/module{number}.tmp", b"code" * 700)
-        os.replace(f"{package}/__pycache__/module{number}.tmp", f"{package}/__pycache__/module{number}.pyc")
-
-WORK = ((64, sequential_write), (64, sequential_read), (2000, random_write), (2000, random_read), (10000, create),
-        (10000, look), (10000, read), (10000, remove), (2000, clone), (1500, install))
-for amount, call in WORK:
-    timed(amount, call)
-print(json.dumps(dict(zip(rows, figures))))
-"""
+WAYS = (
+    Way("runc"),
+    Way("share (auto)", 'virtio_fs_cache = "auto"'),
+    Way("share, always", 'virtio_fs_cache = "always"'),
+    Way("share, never", 'virtio_fs_cache = "never"'),
+    Way("direct volume", 'direct_volumes = "{directory}/volumes"', disk="volume"),
+    Way("root on a disk", 'block_driver = "virtio-blk"', is_volume=False, disk="root"),
+    Way("overlay in memory", 'rootfs_overlay = "memory"', is_volume=False),
+    Way("overlay on a scratch disk", 'rootfs_overlay = "disk"', is_volume=False),
+)
 
 
 def run(directory: Path) -> Iterable[Table]:
-    """Yield one table: a column per way of storage, the higher the better."""
-    columns = ("runc", *(f"virtio-fs {cache}" for cache in CACHES), "guest's overlay in memory")
-    table = Table("Files of a container", "MiB/s, operations/s or files/s", columns)
-    _measure(table, "runc", Runtime("runc", "runc", directory / "runc-run"), directory / "runc", volume=True)
-    for cache in CACHES:
-        settings = f'virtio_fs_cache = "{cache}"'
-        runtime = _vmpod(directory, cache, settings)
-        _measure(table, f"virtio-fs {cache}", runtime, directory / cache, volume=True)
-    runtime = _vmpod(directory, "overlay", 'rootfs_overlay = "memory"')
-    _measure(table, "guest's overlay in memory", runtime, directory / "overlay", volume=False)
+    """Yield one table: a column per way, the higher the better."""
+    table = Table(
+        "Files of a container", "per second", tuple(way.title for way in WAYS), (WAYS[1].title, WAYS[0].title)
+    )
+    source = directory / "source"
+    make_repository(source / "repository.git")
+    make_wheels(source / "wheels")
+    unpack_pip(source / "pip")
+    for number, way in enumerate(WAYS):
+        for row, rate in measure(directory / str(number), way, source).items():
+            table.add(row, way.title, rate)
     yield table
 
 
-def _vmpod(directory: Path, name: str, settings: str) -> Runtime:
-    """vmpod with its own state directory and configuration."""
-    config = directory / f"{name}.toml"
-    config.write_text(f"[vm]\ndefault_memory_mib = 1024\n[storage]\n{settings}\n")
-    runtime = Runtime("vmpod", VMPOD, directory / f"{name}-run")
-    runtime.command += ["--config", str(config)]
-    return runtime
-
-
-def _measure(table: Table, column: str, runtime: Runtime, directory: Path, *, volume: bool) -> None:
-    """Run the workload in a volume of the container, or in its root file system."""
-    arguments = ["/usr/bin/python3", "-I", "-c", WORKLOAD, "/work" if volume else "/tmp", json.dumps(list(ROWS))]
-    bundle = make_bundle(directory, arguments)
-    config: dict[str, Any] = json.loads((bundle / "config.json").read_text())
-    (directory / "work").mkdir()
+def measure(directory: Path, way: Way, source: Path) -> dict[str, float]:
+    """Run all workloads one way, in a directory of its own; return the rates by row."""
+    work = directory / "work"
+    work.mkdir(parents=True)
+    runtime = _runtime(directory, way)
+    place = "/work" if way.is_volume else "/tmp"
+    arguments = ["/usr/bin/python3", "-I", "/files.py", place, "/source"]
+    bundle = make_bundle(directory / "bundle", arguments)
+    spec: dict[str, Any] = json.loads((bundle / "config.json").read_text())
     sources = [("/usr", "/usr", "ro"), ("/usr/lib", "/lib", "ro"), ("/usr/lib64", "/lib64", "ro")]
-    sources += [(str(directory / "work"), "/work", "rw")] if volume else []
-    config["mounts"] += [
-        {"destination": destination, "type": "bind", "source": source, "options": ["rbind", access]}
-        for source, destination, access in sources
+    sources += [(str(source), "/source", "ro"), (str(WORKLOAD), "/files.py", "ro")]
+    sources += [(str(work), "/work", "rw")] if way.is_volume else []
+    spec["mounts"] += [
+        {"destination": destination, "type": "bind", "source": path, "options": ["rbind", access]}
+        for path, destination, access in sources
     ]
-    (bundle / "config.json").write_text(json.dumps(config))
+    if way.disk == "root":
+        spec["root"]["path"] = str(_make_disk(directory))
+    elif way.disk:
+        info = {"volume-type": "block", "device": str(_make_disk(directory)), "fstype": "ext4"}
+        runtime.call("volume", "add", "--volume-path", str(work), "--mount-info", json.dumps(info))
+    (bundle / "config.json").write_text(json.dumps(spec))
     output = directory / "output"
     try:
         with output.open("wb") as file:
@@ -165,5 +89,27 @@ def _measure(table: Table, column: str, runtime: Runtime, directory: Path, *, vo
             subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=file, timeout=DEADLINE_S)
     finally:
         runtime.try_call("delete", "--force", "files")
-    for row, figure in json.loads(output.read_text()).items():
-        table.add(f"{row} ({ROWS[row]})", column, figure)
+    rates: dict[str, float] = json.loads(output.read_text())
+    return rates
+
+
+def _runtime(directory: Path, way: Way) -> Runtime:
+    """runc, or vmpod with its own state directory and configuration."""
+    if not way.settings:
+        return Runtime("runc", "runc", directory / "run")
+    config = directory / "config.toml"
+    settings = way.settings.format(directory=directory)
+    config.write_text(f"[vm]\ndefault_memory_mib = 1024\n[storage]\n{settings}\n")
+    runtime = Runtime("vmpod", VMPOD, directory / "run")
+    runtime.command += ["--config", str(config)]
+    return runtime
+
+
+def _make_disk(directory: Path) -> Path:
+    """An image file with a root file system on ext4, which serves as a volume as well."""
+    image = directory / "image"
+    with image.open("wb") as file:
+        file.truncate(_DISK_BYTES)
+    make_rootfs(directory / "content")
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-d", str(directory / "content"), str(image)], check=True)
+    return image
