@@ -38,9 +38,13 @@ class Table:
         for name, values in self.rows.items():
             cells = [f"{values[column]:.1f}" if column in values else "–" for column in self.columns]
             first, last = values.get(below), values.get(above)
-            ratio = f"{last / first:.2f}" if first and last else "–"
+            ratio = _ratio(last / first) if first and last else "–"
             lines.append(_row([name, *cells, ratio]))
         return "\n".join([*lines, ""])
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.1g}"
 
 
 def _row(cells: Sequence[str]) -> str:
