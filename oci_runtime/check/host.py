@@ -49,7 +49,7 @@ def check_host(config: Config) -> list[Item]:
         kernel.check_version(release),
         _check_accel(config, facts),
         *_check_qemu(config, facts),
-        _check_virtiofsd(config),
+        *([_check_virtiofsd(config)] if config.storage.shared_fs == "virtio-fs" else []),
         _check_image(config),
         _check_memory(config),
         *_check_channel(config, facts),

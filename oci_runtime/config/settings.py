@@ -101,7 +101,7 @@ SETTINGS: tuple[Setting, ...] = (
         "storage",
         "shared_fs",
         "virtio-fs|virtio-9p|none",
-        "How host directories reach the guest: virtio-fs only, so far.",
+        "How host directories reach the guest, if they do; 9p is refused (docs/storage.md).",
         pod=True,
     ),
     _path(

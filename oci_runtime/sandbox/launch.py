@@ -78,7 +78,8 @@ class BootRequest(Record):
 class Launched:
     """The processes and mounts of a pod, and the record of them. Made by `launch`.
 
-    undo_qemu: emptied by whoever takes QEMU over (vm.machine.Machine ends it then).
+    virtiofsd, share: None for a pod without a share. undo_qemu: emptied by whoever takes QEMU over (vm.machine.Machine
+    ends it then).
     """
 
     def __init__(self, request: BootRequest, record: SandboxRecord, timeline: Timeline) -> None:
@@ -93,8 +94,8 @@ class Launched:
         self.undo_qemu = ExitStack()
         self.undo = ExitStack()
         self.qemu: QemuLaunch
-        self.virtiofsd: VirtiofsdLaunch
-        self.share: Share
+        self.virtiofsd: VirtiofsdLaunch | None = None
+        self.share: Share | None = None
 
     def close(self) -> None:
         """End what still runs and unmount the share, newest first; idempotent, and every step is tried."""
@@ -118,7 +119,8 @@ def launch(request: BootRequest, began_ns: int) -> Launched:
     launched = Launched(request, record, timeline)
     try:
         _launch_qemu(launched)
-        _launch_virtiofsd(launched)
+        if request.config.storage.shared_fs != "none":
+            _launch_virtiofsd(launched)
     except OciRuntimeError:
         launched.close()
         raise
@@ -134,16 +136,11 @@ def leave_reason(directory: str, error: OciRuntimeError) -> None:
 
 
 def _check_share(config: Config) -> None:
-    """Refuse the kinds of share that do not exist, before anything is started."""
-    kind = config.storage.shared_fs
-    if kind == "virtio-9p":
+    """Refuse the kind of share that does not exist, before anything is started."""
+    if config.storage.shared_fs == "virtio-9p":
         raise Unsupported(
-            "storage.shared_fs = 'virtio-9p': QEMU's 9p server would have to be root, and Debian's cloud kernel has no"
-            " 9p; use virtio-fs"
-        )
-    if kind == "none":
-        raise Unsupported(
-            "storage.shared_fs = 'none': files of the host such as /etc/hosts need a share; use virtio-fs"
+            "storage.shared_fs = 'virtio-9p': QEMU's own 9p server would have to be root, and its unprivileged one ends"
+            " with the first group of files that is not root's; use virtio-fs"
         )
 
 
@@ -167,18 +164,17 @@ def _launch_virtiofsd(launched: Launched) -> None:
     from oci_runtime.storage.virtiofsd import VirtiofsdSettings, launch_virtiofsd
 
     directory = Path(launched.directory)
-    launched.share = Share.create(directory)
-    launched.undo.callback(launched.share.close)
+    launched.share = share = Share.create(directory)
+    launched.undo.callback(share.close)
     storage = launched.config.storage
     settings = VirtiofsdSettings(
         path=storage.virtiofsd, cache=storage.virtio_fs_cache, extra=storage.virtio_fs_extra_args
     )
-    launched.virtiofsd = launch_virtiofsd(
-        launched.share.served, directory, settings, cgroup_procs=launched.request.cgroup_procs
-    )
-    launched.undo.callback(launched.virtiofsd.close)
-    launched.undo.callback(kill_and_reap, launched.virtiofsd.child)
-    _record_child(launched, "virtiofsd", launched.virtiofsd.child)
+    daemon = launch_virtiofsd(share.served, directory, settings, cgroup_procs=launched.request.cgroup_procs)
+    launched.virtiofsd = daemon
+    launched.undo.callback(daemon.close)
+    launched.undo.callback(kill_and_reap, daemon.child)
+    _record_child(launched, "virtiofsd", daemon.child)
     launched.timeline.add("virtiofsd started", begin_ns)
 
 

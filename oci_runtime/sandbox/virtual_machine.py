@@ -24,11 +24,11 @@ from oci_runtime.log import get_logger
 from oci_runtime.sandbox.disks import PodDisks
 from oci_runtime.sandbox.launch import Launched
 from oci_runtime.sandbox.network import PodNetwork, find_network_path
+from oci_runtime.sandbox.pod_files import PodFiles
 from oci_runtime.sandbox.process import Container
 from oci_runtime.sandbox.root_overlay import RootOverlays
 from oci_runtime.sandbox.steps import Step, try_all
 from oci_runtime.sandbox.vfio import PodVfio
-from oci_runtime.sandbox.watched import WatchedTrees
 from oci_runtime.storage import share
 from oci_runtime.storage.rewrite import guest_storages, rewrite_spec
 from oci_runtime.storage.rewrite_devices import rewrite_devices
@@ -82,7 +82,7 @@ class VirtualMachine:
         self._overlays = RootOverlays(self, self._disks, launched.config.storage)
         self._sandbox_set_up = False
         self._storages: set[str] = set()
-        self._watched = WatchedTrees()
+        self._files = PodFiles(launched.share)
         self._set_up_lock = asyncio.Lock()
         self._watchers: list[asyncio.Task[None]] = []
 
@@ -118,8 +118,10 @@ class VirtualMachine:
         self._connected.set_result(machine)
         self.timeline.add("qemu monitor", begin_ns)
         begin_ns = time.monotonic_ns()
-        await self._unless_lost(machine.plug_share(self.launched.virtiofsd.socket, share.TAG))
-        self.timeline.add("share plugged", begin_ns)
+        virtiofsd = self.launched.virtiofsd
+        if virtiofsd is not None:
+            await self._unless_lost(machine.plug_share(virtiofsd.socket, share.TAG))
+            self.timeline.add("share plugged", begin_ns)
         begin_ns = time.monotonic_ns()
         client = await AgentClient.connect(await self._unless_lost(machine.connect_agent()))
         self._client = client
@@ -139,9 +141,10 @@ class VirtualMachine:
         begin_ns = time.monotonic_ns()
         # The greeting carried the time at which it was sent, which is when the boot began.
         clock = client.set_clock(time.time_ns())
-        storage = client.add_storage("virtiofs", share.TAG, share.GUEST_ROOT, "virtiofs", ())
-        await self._unless_lost(asyncio.gather(clock, storage))
-        self.timeline.add("share mounted", begin_ns)
+        mount = () if virtiofsd is None else (client.add_storage("virtiofs", share.TAG, share.GUEST_ROOT, "virtiofs"),)
+        await self._unless_lost(asyncio.gather(clock, *mount))
+        if virtiofsd is not None:
+            self.timeline.add("share mounted", begin_ns)
         self._watchers.append(asyncio.create_task(self._watch_link(client)))
         self._ready.set_result(client)
 
@@ -150,11 +153,13 @@ class VirtualMachine:
             ended = await asyncio.shield(machine.exited)
             self._lose(f"virtual machine ended: {ended.reason}" + (f": {ended.detail}" if ended.detail else ""))
 
-        async def watch_virtiofsd() -> None:
-            await _wait_pidfd(self.launched.virtiofsd.pidfd)
+        async def watch_virtiofsd(pidfd: int) -> None:
+            await _wait_pidfd(pidfd)
             self._lose("virtiofsd ended, the guest cannot reach its files any more")
 
-        self._watchers += [asyncio.create_task(watch_qemu()), asyncio.create_task(watch_virtiofsd())]
+        self._watchers.append(asyncio.create_task(watch_qemu()))
+        if self.launched.virtiofsd is not None:
+            self._watchers.append(asyncio.create_task(watch_virtiofsd(self.launched.virtiofsd.pidfd)))
 
     async def _watch_link(self, client: AgentClient) -> None:
         await client.closed()
@@ -202,7 +207,7 @@ class VirtualMachine:
     ) -> tuple[str, ...]:
         """Attach the container's sources to share and machine, and create it in the guest; undo on the stack."""
         begin_ns = time.monotonic_ns()
-        undo.callback(self.launched.share.detach_container, container.id)
+        undo.callback(self._files.detach, container.id)
         undo.push_async_callback(self._disks.detach, container.id)
         undo.push_async_callback(self._forget_watched, container.id)
         undo.push_async_callback(self._overlays.remove, container.id)
@@ -216,7 +221,7 @@ class VirtualMachine:
         self.timeline.add(f"sources of {container.id[:12]}", begin_ns)
         client = await self._agent_and_network(request)
         await self._mount_guest_storages(client, request)
-        await self._watched.mount(client, container.id)
+        await self._files.mount(client, container.id)
         rootfs = await self._mount_disks(request, sources)
         spec = rewrite_spec(request.spec, rootfs, sources.paths, request.guest_mounts)
         spec = rewrite_devices(spec, [description for description, _ in sources.devices], request.guest_mounts)
@@ -242,10 +247,11 @@ class VirtualMachine:
         for description, fd in request.descriptors:
             kind = description.get("kind")
             if kind == "rootfs":
-                sources.rootfs = self.launched.share.attach(fd, request.container_id, "rootfs")
+                sources.rootfs = self._files.attach_root(request.container_id, fd)
             elif kind == "mount":
                 index = int(description["index"])
-                sources.paths[index] = await self._attach_mount(request, index, description, fd)
+                mount = request.spec["mounts"][index]
+                sources.paths[index] = await self._files.attach_mount(request.container_id, description, fd, mount)
             elif kind == "netns":
                 self._attach_network(fd, request)
             elif kind == "disk":
@@ -257,24 +263,6 @@ class VirtualMachine:
             else:
                 raise InvalidInput(f"descriptor of unknown kind {kind!r}")
         return sources
-
-    async def _attach_mount(self, request: CreateRequest, index: int, description: dict[str, Any], fd: int) -> str:
-        """Put a bind's source into the share, or have it copied where it is watched; return its path in the guest."""
-        container_id = request.container_id
-        pool = str(description.get("pool", ""))
-        if description.get("watch"):
-            path = await self._watched.open(container_id, fd, pool, f"mounts[{index}] of {container_id}")
-            if path:
-                return path
-        return self.launched.share.attach(
-            fd,
-            container_id,
-            f"m{index}",
-            readonly=str(description.get("readonly", "")),
-            propagation=str(description.get("propagation", "private")),
-            pool=pool,
-            source=str(request.spec["mounts"][index].get("source") or "/"),
-        )
 
     async def _mount_disks(self, request: CreateRequest, sources: _Sources) -> str:
         """Mount the root file system and the volumes that are disks; return the root's path in the guest."""
@@ -323,7 +311,7 @@ class VirtualMachine:
 
         May be repeated: what is gone already is no failure.
         """
-        share, name = self.launched.share, container.id
+        name = container.id
         failure = await try_all(
             (
                 ("container in the guest", lambda: self._remove_from_guest(name)),
@@ -331,7 +319,7 @@ class VirtualMachine:
                 ("root overlay", lambda: self._overlays.remove(name)),
                 ("disks", lambda: self._disks.detach(name)),
                 ("PCI devices", lambda: self._detach_functions(name)),
-                ("share", lambda: asyncio.to_thread(share.detach_container, name)),
+                ("share", lambda: asyncio.to_thread(self._files.detach, name)),
             )
         )
         if failure is not None:
@@ -347,7 +335,7 @@ class VirtualMachine:
     async def _forget_watched(self, container_id: str) -> None:
         """Let go of the trees that a container has copies of; in the guest too, while it answers."""
         answers = self._ready.done() and not self._lost.done() and self._ready.exception() is None
-        await self._watched.remove(container_id, self._ready.result() if answers else None)
+        await self._files.forget_copies(container_id, self._ready.result() if answers else None)
 
     @staticmethod
     def release(descriptors: list[tuple[dict[str, Any], int]]) -> None:
@@ -415,11 +403,11 @@ class VirtualMachine:
 
     async def describe(self) -> dict[str, Any]:
         """The machine as `vmpod list` and `env` show it."""
-        settings = self.launched.qemu.settings
+        settings, virtiofsd = self.launched.qemu.settings, self.launched.virtiofsd
         return {
             "sandbox_id": self.launched.sandbox_id,
             "qemu_pid": self.launched.qemu.pid,
-            "virtiofsd_pid": self.launched.virtiofsd.pid,
+            "virtiofsd_pid": virtiofsd.pid if virtiofsd is not None else 0,
             "machine": settings.machine,
             "accel": settings.accel,
             "vcpus": settings.vcpus,
@@ -443,7 +431,7 @@ class VirtualMachine:
         for watcher in self._watchers:
             watcher.cancel()
         stop_s = float(self.config.vm.stop_timeout_s)
-        steps: list[Step] = [("volumes", self._disks.close), ("watched trees", self._watched.close)]
+        steps: list[Step] = [("volumes", self._disks.close), ("watched trees", self._files.close)]
         if self._network_ready is not None:
             steps.insert(0, ("network set-up", self._cancel_network))
         if self._client is not None:

@@ -1,4 +1,4 @@
-"""Copies in the guest that follow small trees of the host, such as ConfigMaps: each is one for all of the pod."""
+"""Copies in the guest that follow small trees and files of the host, such as ConfigMaps: each is one for the pod."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import itertools
 import os
+import stat
 
 from oci_runtime.agent.client import AgentClient
-from oci_runtime.errors import HostError, OciRuntimeError
+from oci_runtime.errors import OciRuntimeError
 from oci_runtime.log import get_logger
-from oci_runtime.storage.trees import GUEST_BYTES, TreeEntry, TreeWatch, UnfitTree
+from oci_runtime.storage.trees import FILE, GUEST_BYTES, TreeEntry, TreeWatch, UnfitTree
 from oci_runtime.ttrpc.proto import agent_pb2 as pb
 
 log = get_logger(__name__)
@@ -19,14 +20,27 @@ _ROOT = "/run/vmpod/watched"
 
 
 class _Copy:
-    """One tree: the host's directory, where it is in the guest, what the guest has of it, and who uses it."""
+    """One tree: the host's directory or file, where it is in the guest, what the guest has of it, and who uses it."""
 
-    def __init__(self, directory: int, target: str, entries: tuple[TreeEntry, ...]) -> None:
-        self.directory = directory
+    def __init__(self, source: int, target: str, entries: tuple[TreeEntry, ...]) -> None:
+        self.source = source
         self.target = target
         self.entries = entries
         self.mounted = False
         self.users: set[str] = set()
+
+    @property
+    def path(self) -> str:
+        """What is bound in the guest."""
+        return self.target if stat.S_ISDIR(os.fstat(self.source).st_mode) else f"{self.target}/{FILE}"
+
+    def options(self) -> tuple[str, ...]:
+        """Of the tmpfs that holds the copy: it is the directory, or a place for the file."""
+        status = os.fstat(self.source)
+        if not stat.S_ISDIR(status.st_mode):
+            return (f"size={GUEST_BYTES}", "mode=755", "nosuid", "nodev")
+        owner = (f"mode={status.st_mode & 0o7777:o}", f"uid={status.st_uid}", f"gid={status.st_gid}")
+        return (f"size={GUEST_BYTES}", *owner, "nosuid", "nodev")
 
 
 class WatchedTrees:
@@ -40,30 +54,26 @@ class WatchedTrees:
         self._lock = asyncio.Lock()  # of reading, and of the guest's copies
         self._task: asyncio.Task[None] | None = None
 
-    async def open(self, container_id: str, directory_fd: int, pool: str, what: str) -> str:
-        """Read a tree of the host; return the copy's path in the guest, "" when the tree has to be shared instead.
+    async def open(self, container_id: str, source_fd: int, pool: str) -> str:
+        """Read a directory or file of the host; return the copy's path in the guest, where it is after `mount`.
 
-        directory_fd: borrowed. pool: the same for the same tree (sources.py), "" if it has mounts inside, which are not
-        copied. what: for the log. The copy is there after `mount`.
+        source_fd: borrowed. pool: the same for the same source (sources.py), "" if it has mounts inside, which are not
+        copied. Raises: UnfitTree (it cannot be a copy), HostError.
         """
         async with self._lock:
-            try:
-                copy = self._copies.get(pool) or await self._read_new(directory_fd, pool)
-            except (UnfitTree, HostError) as error:
-                log.warning("changes will not be announced in the guest", mount=what, reason=str(error))
-                return ""
+            copy = self._copies.get(pool) or await self._read_new(source_fd, pool)
             copy.users.add(container_id)
-            return copy.target
+            return copy.path
 
-    async def _read_new(self, directory_fd: int, pool: str) -> _Copy:
+    async def _read_new(self, source_fd: int, pool: str) -> _Copy:
         if not pool:
             raise UnfitTree("something is mounted inside")
         if self._watch is None:
             self._watch = TreeWatch()
             asyncio.get_running_loop().add_reader(self._watch.fileno(), self._note_change)
-        entries = await _read(self._watch, directory_fd)
+        entries = await _read(self._watch, source_fd)
         self._changed.set()  # the reading may have taken events of other trees
-        copy = _Copy(os.dup(directory_fd), f"{_ROOT}/{next(self._numbers)}", entries)
+        copy = _Copy(os.dup(source_fd), f"{_ROOT}/{next(self._numbers)}", entries)
         self._copies[pool] = copy
         return copy
 
@@ -79,10 +89,7 @@ class WatchedTrees:
             for copy in self._copies.values():
                 if container_id not in copy.users or copy.mounted:
                     continue
-                status = os.fstat(copy.directory)
-                owner = (f"mode={status.st_mode & 0o7777:o}", f"uid={status.st_uid}", f"gid={status.st_gid}")
-                options = (f"size={GUEST_BYTES}", *owner, "nosuid", "nodev")
-                await client.add_storage("tmpfs", "watched", copy.target, "tmpfs", options)
+                await client.add_storage("tmpfs", "watched", copy.target, "tmpfs", copy.options())
                 copy.mounted = True
                 await client.sync_tree(copy.target, _messages(copy.entries))
             if self._copies and self._task is None:
@@ -96,7 +103,7 @@ class WatchedTrees:
                 if copy.users:
                     continue
                 del self._copies[pool]
-                os.close(copy.directory)
+                os.close(copy.source)
                 if copy.mounted and client is not None:
                     with contextlib.suppress(OciRuntimeError):
                         await client.remove_storage(copy.target)
@@ -111,7 +118,7 @@ class WatchedTrees:
             self._watch.close()
             self._watch = None
         for copy in self._copies.values():
-            os.close(copy.directory)
+            os.close(copy.source)
         self._copies.clear()
 
     async def _follow(self, client: AgentClient) -> None:
@@ -134,7 +141,7 @@ class WatchedTrees:
 
     async def _update(self, client: AgentClient, copy: _Copy) -> None:
         assert self._watch is not None, "made before the first copy"
-        entries = await _read(self._watch, copy.directory)
+        entries = await _read(self._watch, copy.source)
         if entries == copy.entries:
             return
         if copy.mounted:
@@ -142,9 +149,9 @@ class WatchedTrees:
         copy.entries = entries
 
 
-async def _read(watch: TreeWatch, directory_fd: int) -> tuple[TreeEntry, ...]:
+async def _read(watch: TreeWatch, source_fd: int) -> tuple[TreeEntry, ...]:
     """Read a tree in a thread; its descriptors are not let go before the thread has ended, even if cancelled."""
-    reading = asyncio.ensure_future(asyncio.to_thread(watch.read, directory_fd))
+    reading = asyncio.ensure_future(asyncio.to_thread(watch.read, source_fd))
     try:
         return await asyncio.shield(reading)
     finally:

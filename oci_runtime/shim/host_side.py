@@ -169,7 +169,8 @@ class HostSide:
         if self._sandbox is None:
             return Overhead()
         launched = self._sandbox.machine.launched
-        pids = (os.getpid(), launched.qemu.pid, launched.virtiofsd.pid)
+        virtiofsd = () if launched.virtiofsd is None else (launched.virtiofsd.pid,)
+        pids = (os.getpid(), launched.qemu.pid, *virtiofsd)
         return await asyncio.to_thread(measure, pids, guest_usage)
 
     # Steps

@@ -20,6 +20,8 @@ from oci_runtime.host import syscalls
 # one message of 4 MiB to the guest.
 MAX_BYTES = 2560 << 10
 MAX_ENTRIES = 1024
+# The name of a file that is copied alone.
+FILE = "file"
 # In the guest each file takes whole pages.
 GUEST_BYTES = 16 << 20
 _ATTEMPTS = 20
@@ -68,19 +70,19 @@ class TreeWatch:
         """Stop watching. Call once."""
         os.close(self._inotify)
 
-    def read(self, directory_fd: int) -> tuple[TreeEntry, ...]:
+    def read(self, source_fd: int) -> tuple[TreeEntry, ...]:
         """Return a whole tree, parents first, as it was at one moment: read again while anything changes.
 
-        From now on the tree is watched. Takes the events that are there, also those of other trees. Raises: UnfitTree
-        (too large, or of an unknown kind, or never at rest), HostError.
+        source_fd: of its directory, or of a file, which is then all of the tree. From now on it is watched. Takes the
+        events that are there, also those of other trees. Raises: UnfitTree (too large, or of an unknown kind, or never
+        at rest), HostError.
         """
         for _ in range(_ATTEMPTS):
             self.drain()
             before = self.changes
             reader = _Reader(self._inotify)
             try:
-                with _opened(f"/proc/self/fd/{directory_fd}", os.O_DIRECTORY, follow=True) as directory:
-                    reader.read(directory, "")
+                reader.read_source(source_fd)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -105,16 +107,28 @@ class _Reader:
         self._inotify = inotify
         self._bytes = 0
 
+    def read_source(self, source_fd: int) -> None:
+        """Read what is behind a descriptor that may be good for its place alone (O_PATH)."""
+        place = f"/proc/self/fd/{source_fd}"
+        status = os.fstat(source_fd)
+        if stat.S_ISDIR(status.st_mode):
+            with _opened(place, os.O_DIRECTORY, follow=True) as directory:
+                self.read(directory, "")
+            return
+        if not stat.S_ISREG(status.st_mode):
+            raise UnfitTree("it is neither a file nor a directory")
+        syscalls.inotify_add_watch(self._inotify, place, _CHANGES & ~_IN_ONLYDIR)
+        self._require_room(status.st_size)
+        with _opened(place, 0, follow=True) as file:
+            status, data = os.fstat(file), os.read(file, MAX_BYTES + 1)
+        self._add(FILE, status, data)
+
     def read(self, directory: int, prefix: str) -> None:
         syscalls.inotify_add_watch(self._inotify, f"/proc/self/fd/{directory}", _CHANGES)
         for name in sorted(os.listdir(directory)):
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
             path = prefix + name
-            data = self._data(directory, name, status)
-            self._count(path, data)
-            self.entries.append(
-                TreeEntry(path, status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, status.st_ino, data)
-            )
+            self._add(path, status, self._data(directory, name, status))
             if stat.S_ISDIR(status.st_mode):
                 with _opened(name, os.O_DIRECTORY, directory) as child:
                     self.read(child, path + "/")
@@ -123,21 +137,29 @@ class _Reader:
         if stat.S_ISLNK(status.st_mode):
             return os.fsencode(os.readlink(name, dir_fd=directory))
         if stat.S_ISREG(status.st_mode):
-            if self._bytes + status.st_size > MAX_BYTES:
-                raise UnfitTree(f"it has more than {MAX_BYTES >> 10} KiB")
+            self._require_room(status.st_size)
             with _opened(name, 0, directory) as file:
                 return os.read(file, MAX_BYTES + 1)
         if not stat.S_ISDIR(status.st_mode):
             raise UnfitTree(f"{name!r} is no file, directory or link")
         return b""
 
+    def _require_room(self, size_bytes: int) -> None:
+        if self._bytes + size_bytes > MAX_BYTES:
+            raise UnfitTree(f"it has more than {MAX_BYTES >> 10} KiB")
+
+    def _add(self, path: str, status: os.stat_result, data: bytes) -> None:
+        self._count(path, data)
+        self.entries.append(
+            TreeEntry(path, status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, status.st_ino, data)
+        )
+
     def _count(self, path: str, data: bytes) -> None:
         try:
             self._bytes += len(data) + len(path.encode())
         except UnicodeEncodeError as error:
             raise UnfitTree(f"the name {path!r} is no UTF-8") from error
-        if self._bytes > MAX_BYTES:
-            raise UnfitTree(f"it has more than {MAX_BYTES >> 10} KiB")
+        self._require_room(0)
         if len(self.entries) >= MAX_ENTRIES:
             raise UnfitTree(f"it has more than {MAX_ENTRIES} entries")
 

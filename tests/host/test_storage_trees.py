@@ -13,7 +13,7 @@ import pytest
 
 from oci_runtime.errors import HostError, InvalidInput, NotFound
 from oci_runtime.guest import trees as guest_trees
-from oci_runtime.storage.trees import MAX_BYTES, MAX_ENTRIES, TreeEntry, TreeWatch, UnfitTree
+from oci_runtime.storage.trees import FILE, MAX_BYTES, MAX_ENTRIES, TreeEntry, TreeWatch, UnfitTree
 from oci_runtime.ttrpc.proto import agent_lean as pb
 
 pytestmark = pytest.mark.root
@@ -197,6 +197,27 @@ def test_what_does_not_fit_is_left_to_the_share(watch: TreeWatch, volume: Volume
         Path(os.fsdecode(bytes(volume.path) + b"/\xff")).touch()
     with pytest.raises(UnfitTree, match=reason):
         watch.read(volume.fd)
+
+
+def test_a_file_alone_is_copied_and_stays_the_same_file_when_it_is_written(
+    watch: TreeWatch, copy: tuple[Copies, Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "resolv.conf"
+    file.write_text("nameserver 1\n")
+    descriptor = os.open(file, os.O_PATH)
+    sync(copy, watch.read(descriptor))
+    inode = (copy[1] / FILE).stat().st_ino
+    assert not select.select([watch], [], [], 0)[0]
+    file.write_text("nameserver 2\n")
+    file.chmod(0o640)
+    assert select.select([watch], [], [], 10)[0]
+    sync(copy, watch.read(descriptor))
+    assert (copy[1] / FILE).read_text() == "nameserver 2\n"
+    assert ((copy[1] / FILE).stat().st_ino, (copy[1] / FILE).stat().st_mode) == (inode, stat.S_IFREG | 0o640)
+    os.truncate(file, MAX_BYTES + 1)
+    with pytest.raises(UnfitTree, match="it has more than"):
+        watch.read(descriptor)
+    os.close(descriptor)
 
 
 @pytest.mark.parametrize("path", ["../x", "/x", "a/../x", "", "a//b", "."])
