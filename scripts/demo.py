@@ -18,15 +18,18 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 POD = "demo-pod"
 WEB = "demo-web"
 WORK = "demo-work"
 POD_ADDRESS = "10.89.7.2"
-BAR_WIDTH = 44
+# What a command line of the host has in it, and which part of the pod that is.
+PARTS = (
+    ("sandbox.__main__", "vmpod", "the sandbox process: owns the machine, answers every later command"),
+    ("qemu-system", "QEMU", "the machine"),
+    ("virtiofsd", "virtiofsd", "serves the containers' files to it"),
+)
 
 
 class Demo:
@@ -143,25 +146,25 @@ def show_kernels(demo: Demo) -> None:
 
 def show_tree(demo: Demo) -> None:
     """The pod: host processes that carry it, and below each container the guest's processes."""
+    print("  on the host     pid      memory")
     for pid, pss, command in processes_of(demo):
-        program = Path(command.split()[0]).name
-        print(f"  {pid:>7}  {pss / 1024:6.1f} MiB  {program:<20} {command[len(command.split()[0]) :].strip()[:48]}")
+        name, part = next(((name, part) for mark, name, part in PARTS if mark in command), (command.split()[0], ""))
+        print(f"  {name:<11} {pid:>7}  {pss / 1024:6.1f} MiB  {part}")
+    print("\n  in the machine, by container")
     for container in (POD, WEB, WORK):
         state = json.loads(demo.call("state", container))
-        print(f"  └─ {container:<10} {state['status']}, stands on the host as pid {state['pid']}")
+        print(f"  {container:<9} is {state['status']}; for the engine it is process {state['pid']} of the host")
         for line in demo.call("ps", container).splitlines()[1:]:
-            print(f"     └─ {line}")
+            _user, pid, _parent, _share, _start, _tty, _time, command = line.split(maxsplit=7)
+            print(f"  └─ pid {pid:<5} {command}")
 
 
-def show_waterfall(phases: Iterable[dict[str, Any]]) -> None:
+def show_waterfall(demo: Demo) -> None:
     """Where the start-up time went."""
-    rows = list(phases)
-    total = max(row["start_ms"] + row["duration_ms"] for row in rows) or 1.0
-    for row in rows:
-        begin = round(row["start_ms"] / total * BAR_WIDTH)
-        width = max(1, round(row["duration_ms"] / total * BAR_WIDTH))
-        bar = " " * min(begin, BAR_WIDTH - 1) + "█" * min(width, BAR_WIDTH - min(begin, BAR_WIDTH - 1))
-        print(f"  {row['name']:<26} {bar:<{BAR_WIDTH}} {row['start_ms']:8.1f} +{row['duration_ms']:.1f} ms")
+    for line in demo.call("timeline", POD).splitlines():
+        print(f"  {line}")
+    print("  0: the first create begins. Bars above each other: work side by side. Indented: what the guest does")
+    print("  during `agent answers`. The last four: the later creates of the two containers.")
 
 
 def fetch_page() -> str:
@@ -209,7 +212,7 @@ def run(demo: Demo) -> None:
     say("the pod as a tree")
     show_tree(demo)
     say("where the start-up time went (vmpod timeline)")
-    show_waterfall(json.loads(demo.call("timeline", "--format", "json", POD))["phases"])
+    show_waterfall(demo)
     say("delete")
     for container in (WORK, WEB, POD):
         demo.call("kill", container, "KILL")

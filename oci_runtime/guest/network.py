@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from _thread import allocate_lock
 
 from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _SYSCTL_ROOT = "/proc/sys/net/"
 _MAX_WAIT_MS = 60_000
+CARRIER_S = 2.0
 _RETRIED = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.ENODEV, errno.ENETDOWN)
 _DEFAULT_RULES = ((0, 255), (32766, 254), (32767, 253))
 _lock = allocate_lock()
@@ -92,8 +94,12 @@ def _update(connection: Connection, request: pb.UpdateNetworkRequest) -> None:
     _clear_names(connection, request.interfaces, links)
     own_sysctls = {name: value for name, value in request.sysctls.items() if name.split("/")[1:2] == ["conf"]}
     _write_sysctls({name: value for name, value in request.sysctls.items() if name not in own_sysctls})
+    risen = set()
     for interface in request.interfaces:
-        _set_link(connection, interface, _nic(links, interface))
+        link = _nic(links, interface)
+        if interface.up and not link.up:
+            risen.add(interface.name)
+        _set_link(connection, interface, link)
         _write_sysctls({name: value for name, value in own_sysctls.items() if f"/{interface.name}/" in name})
     links = _links(connection)
     present = _addresses(connection, _names(links))
@@ -102,6 +108,7 @@ def _update(connection: Connection, request: pb.UpdateNetworkRequest) -> None:
     _write_sysctls({name: value for name, value in own_sysctls.items() if "/all/" in name or "/default/" in name})
     if request.replace_routes:
         _set_routing(connection, request, made_by_kernel, _names(links))
+    _wait_for_carriers(connection, risen)
 
 
 # Interfaces
@@ -140,6 +147,26 @@ def _nic(links: dict[str, Link], wanted: pb.Interface) -> Link:
     if link is None:
         raise NotFound(f"network interface {wanted.name} has left the guest")
     return link
+
+
+def _wait_for_carriers(connection: Connection, names: set[str]) -> None:
+    """Return once these interfaces work: a container's first packet must not be lost.
+
+    The driver tells of the carrier, and the kernel takes note of it, in threads of their own.
+    """
+    if not names or not _without_carrier(connection, names):
+        return
+    end_s = time.monotonic() + CARRIER_S
+    with Connection(groups=[requests.RTNLGRP_LINK]) as listener:  # before the look, or the news could come in between
+        while waiting := _without_carrier(connection, names):
+            if not listener.wait(end_s - time.monotonic()):
+                log(f"network interface {', '.join(waiting)}: no carrier for {CARRIER_S:g} s")
+                return
+            listener.forget_events()
+
+
+def _without_carrier(connection: Connection, names: set[str]) -> list[str]:
+    return [name for name, link in _links(connection).items() if name in names and not link.works]
 
 
 def _clear_names(connection: Connection, wanted: list[pb.Interface], links: dict[str, Link]) -> None:

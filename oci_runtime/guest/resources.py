@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Keys that cgroup v2 has no counterpart for.
 _WITHOUT_COUNTERPART = {
-    "memory": ("kernel", "kernelTCP", "swappiness", "disableOOMKiller", "useHierarchy", "checkBeforeUpdate"),
+    "memory": ("kernel", "kernelTCP", "swappiness", "disableOOMKiller", "useHierarchy"),
     "cpu": ("realtimeRuntime", "realtimePeriod"),
     "blockIO": ("leafWeight",),
 }
@@ -51,6 +51,7 @@ def plan_resources(linux: Spec, facts: GuestFacts, warnings: list[str]) -> None:
 
 
 def _drop_without_counterpart(resources: Spec, warnings: list[str]) -> None:
+    (resources.get("memory") or {}).pop("checkBeforeUpdate", None)  # the agent's affair (update.py)
     for section, keys in _WITHOUT_COUNTERPART.items():
         values = resources.get(section) or {}
         for key in keys:

@@ -45,6 +45,19 @@ def check_sources(spec: dict[str, Any]) -> None:
             )
 
 
+def make_dev(spec: dict[str, Any]) -> None:
+    """Make /dev in a root file system that has none and gets nothing mounted there, as runc does: crun wants to see it.
+
+    A root that nobody can write to is left to crun's own words.
+    """
+    if any(os.path.normpath(str(mount.get("destination"))) == "/dev" for mount in spec.get("mounts") or ()):
+        return
+    try:
+        os.mkdir(f"{spec['root']['path']}/dev", 0o755)
+    except OSError:
+        return
+
+
 def forget_share(agent: Agent, directories: frozenset[str]) -> None:
     """Have a container's directories in the share dropped soon; the host takes them out right after the removal."""
     if not directories:

@@ -165,6 +165,14 @@ class Connection:
             for kind, _, _, body in codec.iterate_messages(data):
                 yield kind, body
 
+    def forget_events(self) -> None:
+        """Drop the events that wait now, lost ones as well: for those who look at the present state themselves."""
+        try:
+            for _ in self.events():
+                pass
+        except OSError:
+            return
+
     def enlarge_buffer(self) -> None:
         """Make room for bursts of events."""
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _EVENT_BUFFER_BYTES)

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 IFF_UP = 0x1
+IFF_RUNNING = 0x40
 IFF_NOARP = 0x80
 IFF_PROMISC = 0x100
 IFF_ALLMULTI = 0x200
 IFF_MULTICAST = 0x1000
 IFF_LOWER_UP = 0x10000
+_WORKING = IFF_UP | IFF_RUNNING | IFF_LOWER_UP
 ARPHRD_ETHER = 1
 
 # Only these flags of an address are a setting; the others tell what became of it.
@@ -110,6 +112,11 @@ class Link(Value):
     @property
     def up(self) -> bool:
         return bool(self.flags & IFF_UP)
+
+    @property
+    def works(self) -> bool:
+        """True once a packet would go out: up, with a carrier that the kernel has taken note of."""
+        return self.flags & _WORKING == _WORKING
 
 
 class Address(Value):

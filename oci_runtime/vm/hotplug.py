@@ -105,6 +105,8 @@ class Hotplug:
             # The tap gets the frames of this interface only: a filter in the NIC would drop nothing, and each change
             # of its lists keeps a guest's processor waiting for QEMU.
             device |= {"ctrl_rx": False, "ctrl_rx_extra": False, "ctrl_vlan": False}
+            # Its link never goes down. A guest that could ask would find no carrier until a worker of its kernel has.
+            device |= {"status": False}
             if len(tap_fds) > 1:
                 device |= {"mq": True, "vectors": 2 * len(tap_fds) + 2}
             if mtu > 0:

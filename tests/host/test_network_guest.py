@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from oci_runtime.netlink.connection import Connection
 from oci_runtime.network.plan import GuestNetwork, NetworkSettings, NicPlan, plan_network
 from oci_runtime.network.snapshot import NamespaceSnapshot, take_snapshot
 from oci_runtime.sandbox.network import build_request
+from tests.engine import wait_until
 from tests.network_agent import running_agent
 from tests.network_lab import Netns, join_namespaces, settle
 
@@ -62,6 +64,7 @@ class Mirror:
 
     pod: Netns
     guest: Netns
+    peer: Netns
     agent: AgentClient
     carried: dict[int, NicPlan] = field(default_factory=dict)
 
@@ -105,7 +108,7 @@ class Mirror:
 
 
 @pytest.fixture
-def namespaces() -> Iterator[tuple[Netns, Netns]]:
+def namespaces() -> Iterator[tuple[Netns, Netns, Netns]]:
     with ExitStack() as stack:
         pod, guest, peer = (stack.enter_context(Netns()) for _ in range(3))
         for number, name in enumerate(("eth0", "net1")):
@@ -115,14 +118,14 @@ def namespaces() -> Iterator[tuple[Netns, Netns]]:
             peer.run(f"ip link set g{name} up")
         for netns in (pod, guest):
             netns.run("ip link set lo up")
-        yield pod, guest
+        yield pod, guest, peer
 
 
 @pytest.fixture
-async def mirror(namespaces: tuple[Netns, Netns]) -> AsyncIterator[Mirror]:
-    pod, guest = namespaces
+async def mirror(namespaces: tuple[Netns, Netns, Netns]) -> AsyncIterator[Mirror]:
+    pod, guest, peer = namespaces
     async with running_agent(guest) as (agent, _):
-        yield Mirror(pod, guest, agent)
+        yield Mirror(pod, guest, peer, agent)
 
 
 async def test_everything_is_mirrored(mirror: Mirror) -> None:
@@ -134,6 +137,26 @@ async def test_everything_is_mirrored(mirror: Mirror) -> None:
     assert "nodad" in mirror.guest.run("ip -6 addr")
     await mirror.update()
     assert mirror.differences() == {}
+
+
+async def test_an_update_ends_when_the_links_work(mirror: Mirror) -> None:
+    mirror.pod.run("ip addr add 10.1.2.3/24 dev eth0")
+    mirror.peer.run("ip link set geth0 down")
+    updating = asyncio.create_task(mirror.update())
+    await asyncio.to_thread(wait_until, lambda: "eth0" in mirror.guest.run("ip link show up"), "eth0 is up")
+    assert "LOWER_UP" not in mirror.guest.run("ip link show eth0")
+    mirror.peer.run("ip link set geth0 up")
+    await updating
+    link = mirror.look(mirror.guest).find_link("eth0")
+    assert link is not None and link.works
+
+
+async def test_a_link_without_a_carrier_does_not_hold_up_the_pod(mirror: Mirror) -> None:
+    mirror.peer.run("ip link set gnet1 down")
+    await mirror.update()
+    link = mirror.look(mirror.guest).find_link("net1")
+    assert link is not None and link.up and not link.works
+    assert "LOWER_UP" in mirror.guest.run("ip link show eth0")
 
 
 async def test_changes_and_removals_follow(mirror: Mirror) -> None:

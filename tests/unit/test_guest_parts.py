@@ -21,6 +21,7 @@ from oci_runtime.guest.crun import translate
 from oci_runtime.guest.facts import format_set, parse_set
 from oci_runtime.guest.loop import Loop
 from oci_runtime.guest.processes import check_id
+from oci_runtime.guest.update import require_room
 from oci_runtime.ttrpc.proto import agent_lean as pb
 
 
@@ -236,3 +237,19 @@ def test_ports_are_found_by_name(tmp_path: Path) -> None:
 def test_mount_points_are_unescaped() -> None:
     assert mounts.unescape(r"/a\040b\011c\134d") == "/a b\tc\\d"
     assert "/proc" in mounts.mounted()
+
+
+@pytest.mark.parametrize(
+    ("limit", "checked", "needed"),
+    [(39, False, 40), (40, False, 0), (99, True, 100), (100, True, 0), (-1, True, 0), (0, True, 0), (None, True, 0)],
+)
+def test_a_memory_limit_that_only_a_kill_can_keep_is_refused(
+    tmp_path: Path, limit: int | None, checked: bool, needed: int
+) -> None:
+    (tmp_path / "memory.current").write_text("100\n")
+    (tmp_path / "memory.stat").write_text("anon 20\nfile 60\nshmem 10\nkernel 30\nslab_reclaimable 20\n")
+    if not needed:
+        require_room(str(tmp_path), {"limit": limit}, checked=checked)
+        return
+    with pytest.raises(InvalidInput, match=rf"limit to {limit} bytes: the container needs {needed} now"):
+        require_room(str(tmp_path), {"limit": limit}, checked=checked)

@@ -151,6 +151,10 @@ async def test_limits_of_a_running_container_change(guest: Guest) -> None:
         await update(memory={"limit": "lots"})
     with pytest.raises(OciRuntimeError, match=r"cpu\.max"):
         await update(cpu={"period": 1})
+    for check in (False, True):
+        with pytest.raises(InvalidInput, match="cannot set the memory limit to 1024 bytes: the container needs"):
+            await update(memory={"limit": 1024, "checkBeforeUpdate": check})
+    assert await files("memory.max") == ["max"], "and it lives"
     await guest.agent.remove_container("update")
 
 

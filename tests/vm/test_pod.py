@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import time
@@ -57,6 +58,18 @@ def test_members_have_root_file_systems_of_their_own(shared: Engine) -> None:
     assert "bundles" not in shared.exec("pod", "ls", "/").out
     shared.call("delete", "--force", "m3")
     assert shared.exec("pod", "true").code == 0
+
+
+def test_a_root_file_system_may_be_nothing_but_a_program(shared: Engine, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    shutil.copy2(shared.rootfs / "bin" / "busybox", tmp_path / "bin")
+    script = "/bin/busybox echo something > /dev/null; /bin/busybox ls /"
+    changes: dict[str, Any]
+    for name, changes in (("bare", {"mounts": []}), ("usual", {})):
+        shared.run(name, ["/bin/busybox", "sh", "-c", script], root={"path": str(tmp_path)}, **changes, **member("pod"))
+        assert shared.exit_code(name) == 0, shared.log(name)
+        assert shared.log(name).split()[:2] == ["bin", "dev"]
+        shared.call("delete", name)
 
 
 @pytest.mark.parametrize("code", [0, 7, 255])
