@@ -64,6 +64,8 @@ VERBS = {
 }
 # Their first word that is no option ends the options: the rest belongs to the command in the container, or to ps.
 _STOP_AT_WORD = frozenset({"exec", "ps", "image", "install"})
+# They have commands and options of their own.
+_EXPLAIN_THEMSELVES = frozenset({"image", "install"})
 _EXEC_FAILED = 255
 
 GLOBAL_OPTIONS = (
@@ -72,10 +74,10 @@ GLOBAL_OPTIONS = (
     Option("log-format", "FORMAT", "text or json (default: text)"),
     Option("debug", "", "log more"),
     Option("systemd-cgroup", "", "cgroupsPath is of systemd's form slice:prefix:name"),
-    Option("cgroup-manager", "NAME", ""),
+    Option("cgroup-manager", "NAME", "systemd: the same; anything else: cgroupsPath is a path"),
     Option("config", "FILE", "configuration file instead of /etc/vmpod/config.toml"),
-    Option("rootless", "VALUE", ""),
-    Option("criu", "PATH", ""),
+    Option("rootless", "VALUE", "accepted, without effect"),
+    Option("criu", "PATH", "accepted, without effect"),
     Option("version v V", "", "print the version"),
     Option("help h", "", "print this text, or that of a verb"),
 )
@@ -113,10 +115,11 @@ def run_command(words: Sequence[str], started_ns: int) -> int:
         _configure_log(options)
         if options.has("version"):
             options.rest[:0] = ["version"]
-        if options.has("help") or not options.rest:
-            return _print_help(options.rest)
-        if options.rest[0] == "help":
-            return _print_help(options.rest[1:])
+        if options.has("help") or options.rest[:1] == ["help"]:
+            asked = options.rest[1:] if options.rest[:1] == ["help"] else options.rest
+            options.rest = [asked[0], "--help"] if asked else []
+        if not options.rest:
+            return _print_help()
         verb_name = options.rest[0]
         context = Context(options, list(words), started_ns)
         return _run_verb(context, verb_name, options.rest[1:])
@@ -164,8 +167,10 @@ def _run_verb(context: Context, name: str, words: Sequence[str]) -> int:
     options = (*verb.OPTIONS, Option("help h", "", ""))
     try:
         parsed = parse(options, words, stop_at_word=name in _STOP_AT_WORD)
-        if parsed.has("help"):
+        if parsed.has("help") and name not in _EXPLAIN_THEMSELVES:
             return _print_verb_help(name, verb)
+        if parsed.has("help"):
+            parsed.rest = ["--help"]
         return verb.run(context, parsed)
     except UsageError as error:
         raise UsageError(f"{name}: {error.message}, usage: vmpod {name} {verb.USAGE}") from error
@@ -183,9 +188,7 @@ def report(error: OciRuntimeError, verb: str = "") -> None:
         return
 
 
-def _print_help(words: Sequence[str]) -> int:
-    if words:
-        return _print_verb_help(words[0], _load_verb(words[0]))
+def _print_help() -> int:
     lines = [f"  {name:<12} {_load_verb(name).SUMMARY}" for name in VERBS]
     print("vmpod: an OCI runtime that gives every pod its own virtual machine\n")
     print("usage: vmpod [GLOBAL OPTIONS] COMMAND [OPTIONS] [ARGUMENTS]\n\ncommands:")
@@ -195,9 +198,10 @@ def _print_help(words: Sequence[str]) -> int:
 
 
 def _print_verb_help(name: str, verb: Verb) -> int:
-    print(f"vmpod {name}: {verb.SUMMARY}\n\nusage: vmpod {name} {verb.USAGE}")
-    if verb.OPTIONS:
-        print("\noptions:\n" + describe(verb.OPTIONS))
+    print(f"vmpod {name}: {verb.SUMMARY}\n\nusage: vmpod {name} {verb.USAGE}".rstrip())
+    options = describe(verb.OPTIONS)
+    if options:
+        print("\noptions:\n" + options)
     return 0
 
 

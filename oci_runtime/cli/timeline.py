@@ -6,7 +6,7 @@ import json
 import os
 
 from oci_runtime.cli import context as lookup
-from oci_runtime.cli.options import Option
+from oci_runtime.cli.options import Option, UsageError
 from oci_runtime.errors import NotFound
 from oci_runtime.host.files import read_limited
 from oci_runtime.state.layout import TIMELINE_FILE
@@ -29,8 +29,11 @@ _MAX_MS = 1e12
 def run(context: Context, parsed: Parsed) -> int:
     """Print the phases of the pod that a container is in. ID: a container or a sandbox."""
     name = lookup.one_id(parsed)
+    form = parsed.get("format", "waterfall")
+    if form not in ("waterfall", "json"):
+        raise UsageError(f"invalid format option {form!r}: waterfall or json")
     phases = read_phases(context, name)
-    if parsed.get("format") == "json":
+    if form == "json":
         print(json.dumps({"phases": phases}, indent=2))
         return 0
     print(draw_waterfall(phases), end="")

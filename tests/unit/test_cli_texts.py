@@ -194,11 +194,20 @@ def test_a_bug_is_one_line_with_its_traceback_behind(capfd: pytest.CaptureFixtur
 def test_help_and_mistakes(capfd: pytest.CaptureFixture[str]) -> None:
     assert main.run_command(["--help"], 0) == main.run_command(["help", "exec"], 0) == main.run_command([], 0) == 0
     assert "--console-socket PATH" in capfd.readouterr().out
+    for words in (["image", "--help"], ["help", "image"], ["--help", "image"]):
+        assert main.run_command(words, 0) == 0
+        assert "build" in capfd.readouterr().out, "it has commands of its own, and tells them"
+    for name in main.VERBS.keys() - {"image", "install"}:
+        assert main.run_command([name, "--help"], 0) == 0
+        shown = capfd.readouterr().out
+        assert shown.startswith(f"vmpod {name}: ") and "options:\n\n" not in shown and " \n" not in shown
     for words, message in (
         (["frobnicate"], "unknown command 'frobnicate'"),
         (["--frobnicate"], "flag provided but not defined: --frobnicate"),
         (["state"], "state: requires exactly 1 argument, a container id, not 0, usage: vmpod state ID"),
         (["--log-format", "xml", "state", "c1"], "unknown log-format 'xml'"),
+        (["timeline", "--format", "xml", "c1"], "timeline: invalid format option 'xml': waterfall or json"),
+        (["help", "frobnicate"], "unknown command 'frobnicate'"),
     ):
         assert main.run_command(words, 0) == 1
         assert message in capfd.readouterr().err
