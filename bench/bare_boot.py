@@ -22,16 +22,7 @@ from oci_runtime.vm.machine import Machine
 
 def boot_ms(directory: str) -> float:
     """Boot, greet, wait for the answer, end; return the milliseconds from launch to answer."""
-    config = load_config()
-    request = BootRequest(
-        sandbox_id=f"bare-{os.getpid()}",
-        owner_id="",
-        root=directory,
-        directory=directory,
-        config=config,
-        vcpus=config.vm.default_vcpus,
-        memory_mib=config.vm.default_memory_mib,
-    )
+    request = BootRequest.bare(f"bare-{os.getpid()}", directory, load_config())
     return asyncio.run(_boot(request))
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import statistics
 import subprocess
 import time
@@ -12,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from conformance.bundle import make_rootfs
 
 REPEAT = 10
 
@@ -59,18 +59,6 @@ def median_ms(call: Callable[[], object], repeat: int = REPEAT) -> float:
         call()
         times.append((time.perf_counter() - begin) * 1000)
     return statistics.median(times)
-
-
-def make_rootfs(directory: Path) -> None:
-    """A root file system of busybox and its applets."""
-    for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
-        (directory / name).mkdir(parents=True)
-    busybox = shutil.which("busybox")
-    assert busybox, "busybox is missing: apt-get install busybox-static"
-    shutil.copy2(busybox, directory / "bin" / "busybox")
-    for applet in subprocess.check_output([busybox, "--list"], text=True).split():
-        if applet != "busybox":
-            os.symlink("busybox", directory / "bin" / applet)
 
 
 def make_bundle(

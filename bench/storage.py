@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.measure import Runtime, Table, make_bundle, make_rootfs
+from bench.measure import Runtime, Table, make_bundle
 from bench.storage_sources import make_repository, make_wheels, unpack_pip
+from conformance.bundle import make_rootfs
 
 VMPOD = str(Path(sys.executable).parent / "vmpod")
 WORKLOAD = Path(__file__).parent / "inside" / "files.py"

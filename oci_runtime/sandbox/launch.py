@@ -54,6 +54,19 @@ class BootRequest(Record):
     events_namespace: str = ""
 
     @classmethod
+    def bare(cls, sandbox_id: str, directory: str, config: Config) -> Self:
+        """A machine of the configuration's size without a pod, which has its state in `directory` alone."""
+        return cls(
+            sandbox_id=sandbox_id,
+            owner_id="",
+            root=directory,
+            directory=directory,
+            config=config,
+            vcpus=config.vm.default_vcpus,
+            memory_mib=config.vm.default_memory_mib,
+        )
+
+    @classmethod
     def parse(cls, document: bytes) -> Self:
         """Decode the JSON that the command line wrote. Raises: InvalidInput."""
         try:

@@ -26,15 +26,7 @@ async def probe_guest(config: Config) -> tuple[pb.GuestDetailsResponse, int]:
     directory = tempfile.mkdtemp(prefix=f"{_NAME}-", dir="/run")
     try:
         SandboxRecord.new(directory, _NAME, timestamp()).save()
-        request = BootRequest(
-            sandbox_id=os.path.basename(directory),
-            owner_id="",
-            root=directory,
-            directory=directory,
-            config=config,
-            vcpus=config.vm.default_vcpus,
-            memory_mib=config.vm.default_memory_mib,
-        )
+        request = BootRequest.bare(os.path.basename(directory), directory, config)
         began_ns = time.monotonic_ns()
         machine = VirtualMachine(launch(request, began_ns))
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,14 +49,19 @@ class VmExit:
 
 
 class Machine:
-    """A running QEMU. Made by `connect`; `stop` must be called in the end, also after `exited` completed."""
+    """A running QEMU. Made by `connect`; `stop` must be called in the end, also after `exited` completed.
+
+    plug_share, plug_nic, plug_vfio, plug_disk, disk_bytes, resize_disk: those of Hotplug.
+    """
 
     def __init__(self, process: QemuProcess, qmp: Qmp, events: Events) -> None:
         """Private: use `connect`."""
         self._process = process
         self._qmp = qmp
         self._events = events
-        self._hotplug = Hotplug(qmp, process.launch.settings)
+        self._hotplug = hotplug = Hotplug(qmp, process.launch.settings)
+        self.plug_share, self.plug_nic, self.plug_vfio = hotplug.plug_share, hotplug.plug_nic, hotplug.plug_vfio
+        self.plug_disk, self.disk_bytes, self.resize_disk = hotplug.plug_disk, hotplug.disk_bytes, hotplug.resize_disk
         self._reason = ""
         self._stop_lock = asyncio.Lock()
         self.exited: asyncio.Future[VmExit] = asyncio.get_running_loop().create_future()
@@ -114,47 +119,10 @@ class Machine:
         messages = self._process.messages()
         return "\n".join(filter(None, (self._process.console.tail(lines), messages and f"qemu: {messages}")))
 
-    async def plug_share(self, vhost_user: socket.socket, tag: str) -> PluggedDevice:
-        """See Hotplug.plug_share."""
-        return await self._hotplug.plug_share(vhost_user, tag)
-
-    async def plug_nic(
-        self, tap_fds: Sequence[int], mac: str, *, vhost_fds: Sequence[int] = (), mtu: int = 0
-    ) -> PluggedDevice:
-        """See Hotplug.plug_nic."""
-        return await self._hotplug.plug_nic(tap_fds, mac, vhost_fds=vhost_fds, mtu=mtu)
-
     async def add_iommu(self, descriptor: int) -> str:
         """See Hotplug.add_iommu. The guest's memory is pinned for the devices, so QEMU may lock it all."""
         resource.prlimit(self.pid, resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         return await self._hotplug.add_iommu(descriptor)
-
-    async def plug_vfio(self, descriptor: int, iommu: str, address: str) -> PluggedDevice:
-        """See Hotplug.plug_vfio."""
-        return await self._hotplug.plug_vfio(descriptor, iommu, address)
-
-    async def plug_disk(
-        self,
-        descriptor: int,
-        *,
-        readonly: bool,
-        serial: str = "",
-        bus: str = "virtio-blk",
-        direct: bool = False,
-        shared: bool = False,
-    ) -> PluggedDevice:
-        """See Hotplug.plug_disk."""
-        return await self._hotplug.plug_disk(
-            descriptor, readonly=readonly, serial=serial, bus=bus, direct=direct, shared=shared
-        )
-
-    async def disk_bytes(self, device: PluggedDevice) -> int:
-        """See Hotplug.disk_bytes."""
-        return await self._hotplug.disk_bytes(device)
-
-    async def resize_disk(self, device: PluggedDevice, size_bytes: int) -> None:
-        """See Hotplug.resize_disk."""
-        await self._hotplug.resize_disk(device, size_bytes)
 
     async def unplug(self, device: PluggedDevice, deadline_s: float = UNPLUG_DEADLINE_S) -> None:
         """See Hotplug.unplug. A machine that has ended has no devices: no error."""
