@@ -123,10 +123,10 @@ def test_containerd_comes_back_and_finds_its_pods(own: Ctr) -> None:
 def test_a_container_that_ends_while_containerd_is_away_keeps_its_code(own: Ctr, tmp_path: Path) -> None:
     mount = ("--mount", f"type=bind,src={tmp_path},dst=/told,options=rbind:ro")
     name = own.run("sh", "-c", "until [ -e /told/end ]; do sleep 0.1; done; exit 5", options=mount)
-    stand_in = own.pid(name)
+    record = sandbox_record(own)
     own.engine.stop()
     (tmp_path / "end").touch()
-    wait_until(lambda: not is_running(stand_in), "it ends")
+    wait_until(lambda: not is_running(pid_of(record, "qemu")), "the machine ends with it")
     own.engine.start()
     wait_until(lambda: own.status(name) == "STOPPED", "stopped")
     assert b"code 5" in own.engine.try_ctr("task", "rm", name).stderr
