@@ -18,7 +18,7 @@ from tests.storage_lab import HOST_PYTHON, bind, private_mounts  # noqa: F401 - 
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("private_mounts")]
 CHECKS = Path(__file__).parent.parent / "data" / "storage" / "metadata_checks.py"
-FILES = int(os.environ.get("VMPOD_TEST_FILES", "2500"))
+FILES = int(os.environ.get("VMPOD_TEST_FILES", "1000"))
 SEEDS = 2
 _CAPABILITIES = "CHOWN DAC_OVERRIDE FOWNER FSETID SETUID SETGID SETFCAP KILL MKNOD SYS_ADMIN".split()
 _DEADLINE_S = 240.0 + FILES / 50
