@@ -206,12 +206,17 @@ def name_server(host: Netns) -> Iterator[None]:
 # What becomes of it
 
 
-def test_a_violent_end_leaves_the_namespace_as_it_was(tmp_path: Path, host: Netns, pod: Netns) -> None:
+def test_a_namespace_serves_one_pod_at_a_time_and_a_violent_end_leaves_it_as_it_was(
+    tmp_path: Path, host: Netns, pod: Netns
+) -> None:
     before = pod.picture()
     with running(tmp_path / "lab") as engine:
         # The same namespace serves the next pod, as after a kubelet's restart of a container.
         for victim in ("sandbox", "qemu"):
             engine.start_pod(victim, pod)
+            at_work = pod.picture()
+            assert f"belongs to another running pod ({victim})" in engine.refuse_pod("second", pod)
+            assert not differences(at_work, pod.picture())
             assert answers(host)
             record = engine.sandbox_record()
             os.kill(record["pid"] if victim == "sandbox" else record["qemu"]["pid"], signal.SIGKILL)
@@ -219,15 +224,6 @@ def test_a_violent_end_leaves_the_namespace_as_it_was(tmp_path: Path, host: Netn
             engine.call("delete", "--force", victim)
             assert not differences(before, pod.picture())
             assert answers(host)  # the namespace's own kernel
-
-
-def test_a_namespace_serves_one_pod_at_a_time(tmp_path: Path, host: Netns, pod: Netns) -> None:
-    with running(tmp_path / "lab") as engine:
-        engine.start_pod("first", pod)
-        at_work = pod.picture()
-        assert "belongs to another running pod (first)" in engine.refuse_pod("second", pod)
-        assert not differences(at_work, pod.picture())
-        assert answers(host)
 
 
 # Refusals
