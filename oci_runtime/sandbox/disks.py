@@ -220,6 +220,11 @@ class PodDisks:
             raise InvalidInput(f"op volume has no verb {verb!r}")
         return {"stats": {name: getattr(stats, name) for name in _STATS}}
 
+    @property
+    def any_written(self) -> bool:
+        """Whether the guest has a disk that it may write to."""
+        return any(not disk.readonly for disk in self._plugged)
+
     def describe(self) -> list[dict[str, Any]]:
         """The disks as `vmpod list` and tests see them."""
         return [

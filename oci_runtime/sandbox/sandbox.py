@@ -182,6 +182,8 @@ class Sandbox:
         except OciRuntimeError:
             if self._ending is None:  # else it goes with the machine
                 raise
+        if self._ending is not None and self.machine.writes_disks:
+            await asyncio.shield(self._ending)  # whoever had lent a disk takes it back now, with all that was written
 
     async def _kill_for_delete(self, container: Container) -> None:
         try:

@@ -41,6 +41,8 @@ log = get_logger(__name__)
 _T = TypeVar("_T")
 
 _GUEST_SHUTDOWN_S = 3.0
+# With disks that it writes to: longer than the guest waits for their file systems to be free.
+_DISK_SHUTDOWN_S = 15.0
 _CLOSE_S = 10.0
 
 
@@ -397,6 +399,11 @@ class VirtualMachine:
 
     # What it looks like
 
+    @property
+    def writes_disks(self) -> bool:
+        """Whether the guest has disks of the host that it may write to."""
+        return self._disks.any_written
+
     def console_tail(self) -> str:
         """The last lines of the guest's console, empty when there is none."""
         return self._machine.console_tail() if self._machine is not None else ""
@@ -420,11 +427,11 @@ class VirtualMachine:
     # End
 
     async def quiesce(self) -> None:
-        """Let a guest that still answers flush its disks; never fails, never takes long."""
+        """Let a guest that still answers unmount its disks; never fails, and takes no longer than it says above."""
         if self._lost.done() or not self._ready.done() or self._ready.exception() is not None:
             return
-        with contextlib.suppress(OciRuntimeError, TimeoutError):
-            await asyncio.wait_for(self._ready.result().shutdown(), _GUEST_SHUTDOWN_S)
+        with contextlib.suppress(OciRuntimeError):
+            await self._ready.result().shutdown(_DISK_SHUTDOWN_S if self.writes_disks else _GUEST_SHUTDOWN_S)
 
     async def close(self) -> None:
         """End QEMU and virtiofsd and undo everything on the host. Idempotent; continues after failures."""
