@@ -38,7 +38,7 @@ class Conmon:
         self.message = str(report.get("message", ""))
         pid = int(report["data"])
         if pid > 0:
-            self.engine.pids[container_id] = pid
+            self.engine.note_proxy(container_id, pid)
         return pid
 
     def exec(self, container_id: str, name: str, process: dict[str, Any], *options: str) -> tuple[int, int]:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from oci_runtime.host.processes import start_time
+
 VMPOD = str(Path(sys.executable).parent / "vmpod")
 DEADLINE_S = 60.0
 _PR_SET_CHILD_SUBREAPER = 36
@@ -78,6 +80,8 @@ class Engine:
         make_rootfs(self.rootfs)
         self.ids: list[str] = []
         self.pids: dict[str, int] = {}
+        self.began: dict[str, int] = {}  # start times of those pids: numbers come around in a long run
+        self.group = f"vmpod-test-{os.getpid()}-{id(self):x}"
         self.cgroups: list[str] = []  # paths below the hierarchies that must be gone in the end
 
     def command(self, *arguments: str) -> list[str]:
@@ -135,7 +139,11 @@ class Engine:
             ]
             + changes.pop("more_mounts", []),
             "annotations": {},
-            "linux": {"namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")]}
+            "linux": {
+                "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")],
+                # The host's cgroups are shared with other workers, whose containers may have the same name.
+                "cgroupsPath": f"/{self.group}-{container_id}",
+            }
             | changes.pop("linux", {}),
         }
         (bundle / "config.json").write_text(json.dumps(spec | changes))
@@ -158,8 +166,12 @@ class Engine:
         result = Result(code, "", self.log(container_id))
         assert not check or code == 0, f"create {container_id}: {result}"
         if code == 0:
-            self.pids[container_id] = int((bundle / "pid").read_text())
+            self.note_proxy(container_id, int((bundle / "pid").read_text()))
         return result
+
+    def note_proxy(self, name: str, pid: int) -> None:
+        """Remember a process of the host that has to be gone in the end."""
+        self.pids[name], self.began[name] = pid, start_time(pid)
 
     def begin_create(
         self, container_id: str, bundle: Path, *, stdin: Any = subprocess.DEVNULL
@@ -217,6 +229,10 @@ class Engine:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
 
+    def _lives(self, name: str, pid: int) -> bool:
+        began = start_time(pid)
+        return is_running(pid) and self.began.get(name, began) == began
+
     def leftovers(self) -> list[str]:
         """Everything of this engine's pods that still exists."""
         self.reap()
@@ -225,7 +241,7 @@ class Engine:
             found += [f"file {place}/{name}" for name in (*below, *files) if name != ".sandboxes"]
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         found += [f"mount {line}" for line in mounts if str(self.root) in line]
-        found += [f"proxy {name} {pid}" for name, pid in self.pids.items() if is_running(pid)]
+        found += [f"proxy {name} {pid}" for name, pid in self.pids.items() if self._lives(name, pid)]
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != os.getpid():
                 try:

@@ -30,9 +30,9 @@ class Ctr:
         self._names = 0
 
     def new_name(self) -> str:
-        """A container id that nobody else has."""
+        """A container id that nobody else has, nor another worker: the cgroups of the host are shared."""
         self._names += 1
-        return f"t{self._names}"
+        return f"t{self._names}-{os.getpid()}"
 
     def __call__(self, *arguments: str, stdin: bytes = b"") -> bytes:
         return self.engine.ctr(*arguments, stdin=stdin)

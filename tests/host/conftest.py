@@ -34,7 +34,7 @@ class FakeEngine(Engine):
         self.root = self.directory / "run"
         self.rootfs = self.directory / "rootfs"
         self.rootfs.mkdir(parents=True)  # programs are the host's
-        self.ids, self.pids, self.cgroups = [], {}, []
+        self.ids, self.pids, self.began, self.cgroups = [], {}, {}, []
         self.group = f"vmpod-test-{os.getpid()}-{id(self):x}"
         self.program = self.directory / "vmpod"
         self.program.write_text(_LAUNCHER.format(python=sys.executable, repository=str(REPOSITORY)))
