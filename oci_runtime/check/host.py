@@ -36,6 +36,7 @@ _BUSES = {"q35": "pcie-root-port"}
 _CHANNELS = {"serial": "virtserialport", "vsock": "vhost-vsock-pci"}
 _IMAGES = {"nvdimm": "nvdimm", "virtio-pmem": "virtio-pmem-pci"}
 _DISKS = {"virtio-blk": "virtio-blk-pci", "virtio-scsi": "virtio-scsi-pci"}
+_SHARES = {"virtio-9p": "virtio-9p-pci"}
 _MEMORY_MARGIN_MIB = 256
 
 
@@ -102,8 +103,9 @@ def _check_features(config: Config, facts: HostFacts, qemu: QemuFacts) -> Item:
         wanted |= {_CHANNELS[choose_transport(config.vm.transport, facts)]}
     except OciRuntimeError:
         pass  # has an item of its own
-    wanted |= {table[key] for table, key in ((_BUSES, config.vm.machine), (_DISKS, config.storage.block_driver))
-               if key in table}  # fmt: skip
+    storage = config.storage
+    tables = (_BUSES, config.vm.machine), (_DISKS, storage.block_driver), (_SHARES, storage.shared_fs)
+    wanted |= {table[key] for table, key in tables if key in table}
     lacking = sorted(wanted - qemu.types) + sorted({config.vm.machine} - qemu.machines)
     if lacking:
         remedy = "install the full qemu-system-x86 package (some devices have packages of their own)"
@@ -126,6 +128,9 @@ def _check_image(config: Config) -> Item:
     except OciRuntimeError as error:
         return absent("guest image", error.message, "vmpod image build", needed=True)
     found = f"{image.name} at {image.directory}: kernel {image.kernel_release}, agent {image.agent_version}"
+    if config.storage.shared_fs == "virtio-9p" and not image.has_9p:
+        remedy = "vmpod image build --kernel-package linux-image-amd64 --name NAME, and set image.name"
+        return absent("guest image", f"{found}, without 9p", remedy, needed=True)
     return Item(name="guest image", status=OK, found=found)
 
 

@@ -101,7 +101,7 @@ SETTINGS: tuple[Setting, ...] = (
         "storage",
         "shared_fs",
         "virtio-fs|virtio-9p|none",
-        "How host directories reach the guest, if they do; 9p is refused (docs/storage.md).",
+        "How host directories reach the guest, if they do (docs/storage.md).",
         pod=True,
     ),
     _path(
@@ -131,7 +131,7 @@ SETTINGS: tuple[Setting, ...] = (
         512 << 10,
         4096,
         16 << 20,
-        "Largest message of 9p, bytes; without effect so far.",
+        "Largest message of 9p, bytes; Linux takes at most 512000.",
         pod=True,
     ),
     _choice("storage", "block_driver", "virtio-blk|virtio-scsi|none", "Device model of block volumes.", pod=True),

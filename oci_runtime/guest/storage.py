@@ -165,6 +165,9 @@ def _mount_virtiofs(agent: Agent, storage: pb.Storage, target: str) -> None:
 def _mount_9p(agent: Agent, storage: pb.Storage, target: str) -> None:
     flags, data = parse_options(["trans=virtio", "version=9p2000.L", *storage.options])
     os.makedirs(target, exist_ok=True)
+    for module in ("9p", "9pnet_virtio"):
+        if not os.path.isdir(f"/sys/module/{module}"):
+            load_known_module(module)  # the kernel would start modprobe for it
     _mount_when_there(
         lambda: sys.mount(storage.source, target, "9p", flags, data),
         f"no virtio-9p device with the tag {storage.source!r}",

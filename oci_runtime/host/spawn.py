@@ -3,9 +3,10 @@
 The sandbox process starts QEMU before it loads asyncio, so this module needs only `os`, `signal` and the system call
 wrappers. What happens in the child, and in which order, matters:
 
-1. cgroups are joined while still root, so that every byte the program allocates is accounted where it belongs;
-2. the uid is dropped, *then* the parent-death signal is set (a change of credentials clears it), *then* the parent is
-   checked: had it died before, the signal would never come;
+1. cgroups are joined while still root, so that every byte the program allocates is accounted where it belongs, and
+   namespaces and a root directory of its own are made;
+2. the uid is dropped, with it all capabilities but the plan's, *then* the parent-death signal is set (a change of
+   credentials clears it), *then* the parent is checked: had it died before, the signal would never come;
 3. descriptors are moved to their final numbers and every other one is closed;
 4. exec. Its failure, like any earlier one, travels to the parent through a pipe that a successful exec closes.
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import NoReturn
 
+    from oci_runtime.host.private_root import PrivateRoot
+
 _MAX_REPORT_BYTES = 8192
 _MAX_PATH = 1024
 _FD_END = (1 << 31) - 1
@@ -41,9 +44,10 @@ class SpawnPlan(Record):
 
     argv: argv[0] is a path, or a name that is searched on PATH. fds: number in the child → our descriptor (0-2 that are
     not named become /dev/null). uid None keeps the caller's credentials; otherwise gid and groups are set too and all
-    capabilities go. rlimits: (resource.RLIMIT_*, soft, hard). cgroup_procs: paths of cgroup.procs files to join before
-    exec. join: (descriptor, CLONE_NEW*) of namespaces to enter; unshare: CLONE_NEW* flags of new ones. die_with_parent:
-    SIGKILL when the spawning thread ends. hint: how to get the program when it is missing.
+    capabilities go but those listed, by number, which the program has from its start. root: a root directory of its
+    own, which wants CLONE_NEWNS in unshare. rlimits: (resource.RLIMIT_*, soft, hard). cgroup_procs: paths of
+    cgroup.procs files to join before exec. join: (descriptor, CLONE_NEW*) of namespaces to enter; unshare: CLONE_NEW*
+    flags of new ones. die_with_parent: SIGKILL when the spawning thread ends. hint: how to get a missing program.
     """
 
     argv: Sequence[str]
@@ -53,6 +57,8 @@ class SpawnPlan(Record):
     uid: int | None = None
     gid: int = 0
     groups: Sequence[int] = ()
+    capabilities: Sequence[int] = ()
+    root: PrivateRoot | None = None
     umask: int = 0o077
     rlimits: Sequence[tuple[int, int, int]] = ()
     cgroup_procs: Sequence[str] = ()
@@ -200,6 +206,10 @@ def _prepare(plan: SpawnPlan, parent: int, report: int) -> None:
         syscalls.setns(descriptor, kind)
     if plan.unshare:
         syscalls.unshare(plan.unshare)
+    if plan.root is not None:
+        from oci_runtime.host.private_root import enter
+
+        _step("enter root", plan.root.stage, enter, plan.root)
     if plan.new_session:
         _step("setsid", "", os.setsid)
     os.umask(plan.umask)
@@ -211,7 +221,11 @@ def _prepare(plan: SpawnPlan, parent: int, report: int) -> None:
     if plan.uid is not None:
         _step("setgroups", f"{len(plan.groups)} groups", os.setgroups, list(plan.groups))
         _step("setresgid", str(plan.gid), os.setresgid, plan.gid, plan.gid, plan.gid)
+        if plan.capabilities:
+            syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
         _step("setresuid", str(plan.uid), os.setresuid, plan.uid, plan.uid, plan.uid)
+        if plan.capabilities:
+            syscalls.keep_capabilities(plan.capabilities)
     if plan.no_new_privileges:
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     if plan.die_with_parent:

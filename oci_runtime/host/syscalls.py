@@ -14,6 +14,10 @@ import struct
 
 from oci_runtime.errors import HostError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 # One number on both architectures: they are younger than the unified table.
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
@@ -73,8 +77,12 @@ RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 PR_SET_PDEATHSIG = 1
+PR_SET_KEEPCAPS = 8
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_RAISE = 2
+_CAPABILITY_VERSION_3 = 0x20080522
 
 
 @functools.cache
@@ -101,6 +109,17 @@ def unshare(flags: int) -> None:
 def prctl(option: int, argument: int) -> None:
     """Call prctl with one argument."""
     _check(_libc().prctl(option, ctypes.c_ulong(argument), 0, 0, 0), "prctl", str(option))
+
+
+def keep_capabilities(numbers: Sequence[int]) -> None:
+    """Make these, which it must have, the calling thread's only capabilities, and have an exec keep them (ambient)."""
+    bits = sum(1 << number for number in numbers)
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    low, high = bits & 0xFFFFFFFF, bits >> 32
+    _check(_libc().capset(header, struct.pack("=6I", low, low, low, high, high, high)), "capset", hex(bits))
+    for number in numbers:
+        arguments = [ctypes.c_ulong(value) for value in (_PR_CAP_AMBIENT_RAISE, number, 0, 0)]
+        _check(_libc().prctl(_PR_CAP_AMBIENT, *arguments), "raise capability", str(number))
 
 
 def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Start the processes of a new pod: QEMU first, then virtiofsd. Synchronous, and imports nothing heavy.
+"""Start the processes of a new pod: QEMU first, then virtiofsd if there is one. Synchronous, and imports nothing heavy.
 
 QEMU boots for two seconds or more; everything else that the sandbox process has to load or do happens in that time.
 """
@@ -91,8 +91,8 @@ class BootRequest(Record):
 class Launched:
     """The processes and mounts of a pod, and the record of them. Made by `launch`.
 
-    virtiofsd, share: None for a pod without a share. undo_qemu: emptied by whoever takes QEMU over (vm.machine.Machine
-    ends it then).
+    share: None for a pod without one. virtiofsd: None also where QEMU serves the share. undo_qemu: emptied by whoever
+    takes QEMU over (vm.machine.Machine ends it then).
     """
 
     def __init__(self, request: BootRequest, record: SandboxRecord, timeline: Timeline) -> None:
@@ -122,6 +122,7 @@ def launch(request: BootRequest, began_ns: int) -> Launched:
     Raises the first failure (missing program or image with the remedy); then nothing is left but the record's files.
     """
     _check_share(request.config)
+    shared_fs = request.config.storage.shared_fs
     timeline = Timeline(request.origin_ns or began_ns)
     timeline.add("command line", timeline.origin_ns, began_ns)
     record = SandboxRecord.load(request.directory)
@@ -131,8 +132,10 @@ def launch(request: BootRequest, began_ns: int) -> Launched:
     record.save()
     launched = Launched(request, record, timeline)
     try:
+        if shared_fs == "virtio-9p":  # QEMU serves it, and looks for it as it starts
+            _make_share(launched)
         _launch_qemu(launched)
-        if request.config.storage.shared_fs != "none":
+        if shared_fs == "virtio-fs":
             _launch_virtiofsd(launched)
     except OciRuntimeError:
         launched.close()
@@ -149,17 +152,25 @@ def leave_reason(directory: str, error: OciRuntimeError) -> None:
 
 
 def _check_share(config: Config) -> None:
-    """Refuse the kind of share that does not exist, before anything is started."""
-    if config.storage.shared_fs == "virtio-9p":
+    """Refuse a share that the guest's kernel cannot mount, before anything is started."""
+    if config.storage.shared_fs != "virtio-9p":
+        return
+    image = find_image(config.image.store, config.image.name)
+    if not image.has_9p:
         raise Unsupported(
-            "storage.shared_fs = 'virtio-9p': QEMU's own 9p server would have to be root, and its unprivileged one ends"
-            " with the first group of files that is not root's; use virtio-fs"
+            f"storage.shared_fs = 'virtio-9p': kernel {image.kernel_release} of guest image {image.name} has no 9p (set"
+            " image.name to one made by: vmpod image build --kernel-package linux-image-amd64 --name NAME)"
         )
 
 
 def _launch_qemu(launched: Launched) -> None:
     facts = read_host_facts()
     settings = plan_settings(launched.request, launched.timeline, facts)
+    if launched.share is not None:
+        from oci_runtime.storage.share import TAG
+
+        place = {"share": str(launched.share.served), "share_stage": str(launched.share.served.parent)}
+        settings = settings.replace(share_tag=TAG, **place)
     begin_ns = time.monotonic_ns()
     groups = () if facts.kvm_gid is None else (facts.kvm_gid,)
     launched.qemu = launch_qemu(settings, cgroup_procs=launched.request.cgroup_procs, groups=groups)
@@ -168,17 +179,25 @@ def _launch_qemu(launched: Launched) -> None:
     launched.timeline.add("QEMU started", begin_ns)
 
 
+def _make_share(launched: Launched) -> Share:
+    from pathlib import Path
+
+    from oci_runtime.storage.share import Share
+
+    launched.share = share = Share.create(Path(launched.directory))
+    launched.undo.callback(share.close)
+    return share
+
+
 def _launch_virtiofsd(launched: Launched) -> None:
     begin_ns = time.monotonic_ns()
     # From here on imports cost no time: the guest boots beside them.
     from pathlib import Path
 
-    from oci_runtime.storage.share import Share
     from oci_runtime.storage.virtiofsd import VirtiofsdSettings, launch_virtiofsd
 
     directory = Path(launched.directory)
-    launched.share = share = Share.create(directory)
-    launched.undo.callback(share.close)
+    share = _make_share(launched)
     storage = launched.config.storage
     settings = VirtiofsdSettings(
         path=storage.virtiofsd, cache=storage.virtio_fs_cache, extra=storage.virtio_fs_extra_args

@@ -143,9 +143,14 @@ class VirtualMachine:
         begin_ns = time.monotonic_ns()
         # The greeting carried the time at which it was sent, which is when the boot began.
         clock = client.set_clock(time.time_ns())
-        mount = () if virtiofsd is None else (client.add_storage("virtiofs", share.TAG, share.GUEST_ROOT, "virtiofs"),)
+        served = self.launched.share is not None
+        mount = (
+            (client.add_storage(*share.plan_guest_mount(self.config.storage.shared_fs, self.config.storage.msize_9p)),)
+            if served
+            else ()
+        )
         await self._unless_lost(asyncio.gather(clock, *mount))
-        if virtiofsd is not None:
+        if served:
             self.timeline.add("share mounted", begin_ns)
         self._watchers.append(asyncio.create_task(self._watch_link(client)))
         self._ready.set_result(client)
@@ -216,6 +221,10 @@ class VirtualMachine:
         sources = await self._attach_sources(request)
         await self._disks.check(sources.mounted)
         if sources.functions:
+            if self.config.storage.shared_fs == "virtio-9p":
+                raise Unsupported(
+                    "PCI devices of the host: with storage.shared_fs = 'virtio-9p' QEMU sees none of them"
+                )
             machine = await self.machine()
             undo.push_async_callback(self._vfio.detach, machine, container.id)
             await self._vfio.attach(machine, container.id, sources.functions)

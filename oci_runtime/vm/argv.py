@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from oci_runtime.errors import InvalidInput
 from oci_runtime.record import Record
+from oci_runtime.vm.confinement import SHARE_PLACE
 
 MIB = 1 << 20
 AGENT_PORT_NAME = "vmpod.agent"
@@ -32,7 +33,9 @@ class VmSettings(Record):
     max_memory_mib: what memory can grow to, 0: no growth. tb_size_mib: bound of TCG's translation buffer. root_ports:
     hot-plug places of q35. cpu: QEMU's CPU model, empty for the accelerator's default. cid: vsock address, 3 to 2^32-2.
     tsc_khz: rate of the host's time stamp counter, which an emulated guest reads; 0: the guest measures it.
-    firmware: a BIOS image, empty for the fastest that QEMU brings. uid, gid: what QEMU runs as; None: as the caller.
+    firmware: a BIOS image, empty for the fastest that QEMU brings. share: a directory of the host that QEMU serves over
+    9p, empty for none; share_tag: by which the guest mounts it; share_stage: a directory over which launch_qemu makes
+    QEMU's root. uid, gid: what QEMU runs as; None: as the caller.
     """
 
     kernel: str
@@ -54,6 +57,9 @@ class VmSettings(Record):
     cid: int = 0
     tsc_khz: int = 0
     firmware: str = ""
+    share: str = ""
+    share_tag: str = ""
+    share_stage: str = ""
     qemu: str = "qemu-system-x86_64"
     uid: int | None = None
     gid: int = 0
@@ -94,6 +100,7 @@ def plan_qemu_argv(settings: VmSettings, fds: QemuFds) -> tuple[str, ...]:
         *("-device", "virtio-rng-pci,rng=rng0,addr=0x3,max-bytes=4096,period=100"),
         *("-device", "virtio-balloon-pci,id=balloon0,addr=0x4,free-page-reporting=on,deflate-on-oom=on"),
         *("-device", "pvpanic-pci,addr=0x5"),
+        *_share(settings),
         *_hotplug_ports(settings),
     )
 
@@ -202,6 +209,16 @@ def _agent(settings: VmSettings, fds: QemuFds) -> tuple[str, ...]:
         *("-device", "virtio-serial-pci,id=serial0,addr=0x2,max_ports=2"),
         *("-chardev", f"socket,id=agent,fd={fds.agent}"),
         *("-device", f"virtserialport,bus=serial0.0,nr=1,chardev=agent,name={AGENT_PORT_NAME}"),
+    )
+
+
+def _share(settings: VmSettings) -> tuple[str, ...]:
+    """The 9p device, which unlike virtio-fs cannot come later. remap: files of several disks stay different files."""
+    if not settings.share:
+        return ()
+    return (
+        *("-fsdev", f"local,id=share0,path={SHARE_PLACE},security_model=passthrough,multidevs=remap"),
+        *("-device", f"virtio-9p-pci,id=share0.device,fsdev=share0,mount_tag={settings.share_tag},addr=0x7"),
     )
 
 

@@ -15,10 +15,12 @@ from oci_runtime.host.spawn import Child, SpawnPlan, find_program, spawn
 from oci_runtime.record import Record
 from oci_runtime.vm.accel import read_tsc_khz
 from oci_runtime.vm.argv import QemuFds, VmSettings, plan_qemu_argv
+from oci_runtime.vm.confinement import CAPABILITIES, NAMESPACES, plan_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 # Above every range that Debian's adduser, systemd's dynamic users and containers or a usual /etc/subuid hand out
 # (systemd documents 1879048192 to 2147483647 as unused), and below 2^31, beyond which some programs see -1.
@@ -28,6 +30,8 @@ FIRMWARE = ("/usr/share/qemu/qboot.rom", "/usr/share/qemu-kvm/qboot.rom")
 QEMU_HINT = "apt install qemu-system-x86"
 IMAGE_HINT = "vmpod image build"
 _FD_LIMIT = 4096
+# One descriptor per file that the guest has open, if the host lets us have them.
+_FD_LIMIT_9P = 65536
 
 
 class QemuLaunch(Record):
@@ -106,6 +110,7 @@ def launch_qemu(settings: VmSettings, *, cgroup_procs: Sequence[str] = (), group
         inherited.callback(os.close, stderr_far)
         numbers = {name: 3 + index for index, name in enumerate(theirs)}
         argv = plan_qemu_argv(settings, QemuFds(**numbers))
+        fd_limit = _fd_limit(settings)
         plan = SpawnPlan(
             argv=argv,
             fds={1: stderr_far, 2: stderr_far} | {numbers[name]: fd for name, fd in theirs.items()},
@@ -113,7 +118,8 @@ def launch_qemu(settings: VmSettings, *, cgroup_procs: Sequence[str] = (), group
             uid=settings.uid,
             gid=settings.gid,
             groups=groups,
-            rlimits=((resource.RLIMIT_NOFILE, _FD_LIMIT, _FD_LIMIT), (resource.RLIMIT_CORE, 0, 0)),
+            **_confine(settings),
+            rlimits=((resource.RLIMIT_NOFILE, fd_limit, fd_limit), (resource.RLIMIT_CORE, 0, 0)),
             cgroup_procs=cgroup_procs,
             hint=QEMU_HINT,
         )
@@ -128,6 +134,21 @@ def launch_qemu(settings: VmSettings, *, cgroup_procs: Sequence[str] = (), group
             stderr=stderr,
             argv=argv,
         )
+
+
+def _fd_limit(settings: VmSettings) -> int:
+    if not settings.share:
+        return _FD_LIMIT
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return _FD_LIMIT_9P if hard == resource.RLIM_INFINITY else min(hard, _FD_LIMIT_9P)
+
+
+def _confine(settings: VmSettings) -> dict[str, Any]:
+    """Of the plan: what is different for a QEMU that serves files."""
+    if not settings.share:
+        return {}
+    root = plan_root(settings.qemu, settings.share, settings.share_stage)
+    return {"root": root, "unshare": NAMESPACES, "capabilities": CAPABILITIES, "umask": 0}
 
 
 def _open_asset(name: str, path: str, uid: int | None) -> int:

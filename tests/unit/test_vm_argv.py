@@ -52,6 +52,18 @@ def test_command_line_is_the_golden_one(combination: tuple[str, str, str, str]) 
     assert golden.read_text().splitlines() == list(argv)
 
 
+def test_a_share_over_9p_is_there_from_the_start_at_an_address_of_its_own() -> None:
+    without = plan_qemu_argv(settings(), fds("serial"))
+    argv = plan_qemu_argv(settings(share="/run/pods/share", share_tag="files"), fds("serial"))
+    assert [word for word in argv if word not in without] == [
+        "-fsdev",
+        "local,id=share0,path=/share,security_model=passthrough,multidevs=remap",
+        "virtio-9p-pci,id=share0.device,fsdev=share0,mount_tag=files,addr=0x7",
+    ]
+    addresses = [word.partition("addr=")[2].partition(",")[0] for word in argv if "addr=" in word]
+    assert len(addresses) == len(set(addresses))
+
+
 def test_golden_files_are_all_used() -> None:
     assert {path.stem for path in GOLDEN.iterdir()} == {"-".join(combination) for combination in COMBINATIONS}
 

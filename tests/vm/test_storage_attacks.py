@@ -201,7 +201,6 @@ def test_a_server_that_goes_away_is_an_error_of_its_users_alone(shared: Engine, 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ('shared_fs = "virtio-9p"', "storage.shared_fs = 'virtio-9p': QEMU's own 9p server would have to be root"),
         ('virtio_fs_extra_args = ["--announce-submounts"]', "submounts cannot be announced"),
         ('virtio_fs_extra_args = ["-o", "sandbox=chroot"]', "'-o sandbox=chroot' is not one of"),
     ],
