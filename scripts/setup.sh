@@ -93,6 +93,7 @@ install_python() {
     have=$(cat .venv/vmpod-stamp 2>/dev/null || true)
     [ "$have" = "$stamp dev" ] && return
     [ -z "$extra" ] && [ "$have" = "$stamp run" ] && return
+    [ ! -e .venv ] || [ -w .venv ] || fail ".venv belongs to somebody else: run this as its owner (sudo make ...)"
     # What is there and works is kept: someone may be using it.
     if ! .venv/bin/python -c 'import pip, sys; sys.exit(sys.prefix == sys.base_prefix)' 2>/dev/null; then
         say "making the virtual environment .venv"

@@ -237,6 +237,8 @@ class Sandbox:
             raise WrongState(f"container not running: process {exec_id or 'init'} of {container_id} has ended")
         if not exec_id:
             container.require(Status.CREATED, Status.RUNNING, Status.PAUSED)
+        if self._ending is not None and signal == _SIGKILL:
+            return await asyncio.shield(self._ending)  # which kills it: engines kill all containers of a pod at once
         agent = await self._agent()
         try:
             await agent.signal_process(

@@ -20,10 +20,12 @@ REFUSE = "refuse"
 
 # Numbers that the kernel's documentation assigns for good (admin-guide/devices.rst): memory devices, terminals, pseudo
 # terminals, sound left out; of the miscellaneous ones those that the guest's kernel can have.
-_MAJORS = frozenset((1, 4, 5, 136, 137, 138, 139, 140, 141, 142, 143))
+_MAJORS = frozenset((1, 5, 136, 137, 138, 139, 140, 141, 142, 143))
 _MISC = {183: "hwrng", 200: "net/tun", 223: "uinput", 229: "fuse", 234: "btrfs-control", 235: "autofs"}
 _MISC |= {236: "mapper/control", 237: "loop-control"}
 _LOOP_MAJOR = 7
+# Virtual terminals come first. A serial port is hardware of the host, and in the guest the kernel's console.
+_TTY_MAJOR, _FIRST_SERIAL = 4, 64
 KVM = (10, 232)
 
 
@@ -39,6 +41,8 @@ def is_privileged(rules: Iterable[Mapping[str, Any]]) -> bool:
 
 def is_guests_own(major: int, minor: int) -> bool:
     """Whether a character device has the same number, and the same meaning, in the guest."""
+    if major == _TTY_MAJOR:
+        return minor < _FIRST_SERIAL
     return major in _MAJORS or (major == 10 and minor in _MISC)
 
 

@@ -38,6 +38,8 @@ def rule(access: str, kind: str, major: int | None = None, minor: int | None = N
         (device("p", 0, 0), "guest", "guest"),
         (device("c", 10, 232, "/dev/kvm"), "refuse", "drop"),
         (device("c", 195, 0), "refuse", "drop"),
+        (device("c", 4, 1, "/dev/tty1"), "guest", "guest"),
+        (device("c", 4, 64, "/dev/ttyS0"), "refuse", "drop"),
         (device("b", 8, 0, "/dev/sda"), "disk", "drop"),
         (device("b", 8, 0, "/dev/wanted"), "disk", "disk"),
         (device("b", 7, 3, "/dev/loop3"), "disk", "guest"),
