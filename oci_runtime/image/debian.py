@@ -11,7 +11,14 @@ from pathlib import Path
 from oci_runtime.errors import HostError, NotFound
 from oci_runtime.image import recipe
 from oci_runtime.image.initrd import build_initrd, plan_first_stage
-from oci_runtime.image.modules import ModuleIndex, module_name, parse_index, select_modules, slim_module
+from oci_runtime.image.modules import (
+    ModuleIndex,
+    list_agent_modules,
+    module_name,
+    parse_index,
+    select_modules,
+    slim_module,
+)
 from oci_runtime.image.rootfs import find_python, fix_modes, populate_root
 from oci_runtime.image.tools import run_tool
 from oci_runtime.image.vmlinux import extract_vmlinux
@@ -137,6 +144,7 @@ def _install_modules(tree: Path, root: Path, release: str, initrd: Path) -> tupl
     for name in ("modules.builtin", "modules.builtin.modinfo", "modules.order"):
         shutil.copyfile(source / name, target / name)
     run_tool(["depmod", "-b", str(root), release])
+    (target / "modules.agent").write_text(list_agent_modules(recipe.AGENT_MODULES, recipe.BOOT_MODULES, index))
     boot = _write_initrd(tree, release, index, initrd)
     return boot, missing
 

@@ -102,6 +102,19 @@ def select_modules(wanted: Iterable[str], index: ModuleIndex) -> tuple[tuple[str
     return tuple(chosen), tuple(missing)
 
 
+def list_agent_modules(wanted: Iterable[str], loaded: Iterable[str], index: ModuleIndex) -> str:
+    """Return the agent's list (guest/modules.py): a line for each wanted module that exists, its name and the paths to
+    load in their order. loaded: names of modules that every guest has when the agent starts.
+    """
+    present, _ = select_modules(loaded, index)
+    lines = []
+    for name in wanted:
+        path = index.find(name)
+        if path:
+            lines.append(" ".join((name, *(other for other in index.closure(path) if other not in present))) + "\n")
+    return "".join(lines)
+
+
 def slim_module(data: bytes) -> bytes:
     """Return the module without its signature and with its type information (BTF) out of the kernel's sight.
 

@@ -65,6 +65,10 @@ EXTENSION_DROP = (
 BOOT_MODULES = ("virtio_pci", "virtio_console", "virtio_pmem", "nd_pmem", "erofs")
 DEVICE_MODULES = {"vsock": "vmw_vsock_virtio_transport", "nvdimm": "nfit"}
 
+# Kernel modules that the agent loads by itself: they are listed with all that they need beyond BOOT_MODULES, as
+# modprobe costs an emulated guest more than the modules do, and so does a search through what depmod writes.
+AGENT_MODULES = ("virtiofs", "9p", "9pnet_virtio", "virtio_net")
+
 # Kernel modules in the root image: names, or directories below kernel/ taken whole. Dependencies follow.
 # What is built into the kernel needs no file; what the kernel lacks (9p in the cloud kernel) is listed in the manifest.
 ROOT_MODULES = (
