@@ -1,4 +1,4 @@
-"""Mount points of the host: what is mounted below a directory, and taking it away in the right order.
+"""Mount points of the host: what is mounted below a directory, and taking it away.
 
 Reads /proc/self/mountinfo: mounts belong to the caller's mount namespace.
 """
@@ -46,34 +46,10 @@ def list_mounts(below: str) -> list[str]:
     return [mount.point for mount in read_mounts(below)]
 
 
-def unmount_tree(path: str) -> int:
-    """Unmount everything at and below a directory, last mounted first; return how many mounts went.
-
-    A busy mount is detached lazily: it vanishes from the tree now and is freed when its last user lets go. Idempotent.
-    Raises: HostError for the first mount that resists, after trying all.
-    """
-    failure: HostError | None = None
-    points = list_mounts(path)
-    for point in reversed(points):
-        try:
-            unmount(point)
-        except HostError as error:
-            failure = failure or error
-    if failure is not None:
-        raise failure
-    return len(points)
-
-
-def unmount(point: str) -> None:
-    """Unmount one mount point, lazily if it is busy; not being mounted (any more) is no error. Raises: HostError."""
-    try:
-        syscalls.umount(point, syscalls.UMOUNT_NOFOLLOW)
-    except HostError as error:
-        if error.errno in (errno.EINVAL, errno.ENOENT):
-            return
-        if error.errno != errno.EBUSY:
-            raise
-        syscalls.umount(point, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
+def mount_id(fd: int) -> int:
+    """The number, in mountinfo, of the mount that a descriptor is on."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("mnt_id:"))
 
 
 def detach_mount(point: str) -> None:

@@ -91,9 +91,12 @@ def plan_boot(handover: Handover, config_path: str) -> tuple[Bundle, BootRequest
     )
 
 
-def check_route(spec: Spec, container_id: str, config: Config) -> None:
-    """Refuse what does not belong into a machine: the engine chose this runtime, so there is nobody to hand it to."""
-    decision = route(spec, container_id, route_policy(config))
+def check_route(spec: Spec, container_id: str, config: Config, sandbox_runtime: str | None = None) -> None:
+    """Refuse what does not belong into a machine: the engine chose this runtime, so there is nobody to hand it to.
+
+    sandbox_runtime: "" for a container whose pod has its machine already.
+    """
+    decision = route(spec, container_id, route_policy(config), sandbox_runtime)
     if decision.delegated:
         raise Unsupported(
             f"container {container_id} belongs to the namespace runtime ({decision.reason}):"

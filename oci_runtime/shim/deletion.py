@@ -144,10 +144,10 @@ def _forget(layout: Layout, record: ContainerRecord, warnings: list[str]) -> Non
 
 
 def _unmount(bundle: str, warnings: list[str]) -> None:
-    from oci_runtime.host.mounts import unmount_tree
+    from oci_runtime.shim.root_place import unmount_leftovers
 
     try:
-        unmount_tree(os.path.join(bundle, "rootfs"))
+        unmount_leftovers(bundle)
     except OciRuntimeError as error:
         warnings.append(error.message)
 

@@ -16,17 +16,19 @@ from oci_runtime.cli.cleanup import remove_container
 from oci_runtime.cli.execution import save_process
 from oci_runtime.cli.hooks import bound_hooks, run_creation_hooks, run_tolerantly
 from oci_runtime.cli.host_cgroup import mirror_limits, remove_all
-from oci_runtime.errors import HostError, InvalidInput, OciRuntimeError
+from oci_runtime.errors import InvalidInput, OciRuntimeError
 from oci_runtime.host.processes import start_time
 from oci_runtime.host.spawn import Child, kill_and_reap
 from oci_runtime.log import get_logger
 from oci_runtime.sandbox.sandbox import CreateRequest, Sandbox
 from oci_runtime.shim import holder
+from oci_runtime.shim.boot import check_route
 from oci_runtime.shim.metrics import Overhead
 from oci_runtime.shim.overhead import measure
 from oci_runtime.shim.pod_start import StartedPod, plan_cgroup
 from oci_runtime.shim.proto.task_pb2 import CreateTaskRequest
-from oci_runtime.shim.rootfs import find_root_disk, mount_rootfs, plan_mounts, unmount_rootfs
+from oci_runtime.shim.root_place import RootPlace
+from oci_runtime.shim.rootfs import find_root_disk, mount_rootfs, plan_mounts
 from oci_runtime.state import records
 from oci_runtime.state.layout import Layout
 from oci_runtime.state.records import ContainerRecord
@@ -92,6 +94,7 @@ class HostSide:
             raise InvalidInput(f"bundle {bundle.path}: config.json has no process")
         assert self._sandbox is not None, "adopted before the first container"
         config = self._sandbox.machine.config
+        check_route(bundle.spec, container_id, config, sandbox_runtime="")
         hooks = bound_hooks(bundle.raw.get("hooks") or {}, config.runtime.hook_timeout_s)
         prepared.record = self._record(container_id, bundle, hooks, undo)
         root_disk = find_root_disk(list(request.rootfs))
@@ -186,14 +189,10 @@ class HostSide:
         return record
 
     async def _mount(self, request: CreateTaskRequest, bundle: Bundle, undo: contextlib.ExitStack) -> None:
-        rootfs = os.path.join(bundle.path, "rootfs")
-        planned = plan_mounts(list(request.rootfs), rootfs)
-        try:
-            os.makedirs(rootfs, mode=0o711, exist_ok=True)
-        except OSError as error:
-            raise HostError.from_oserror(error, "mkdir", rootfs) from error
-        undo.callback(unmount_rootfs, rootfs)
-        await asyncio.to_thread(mount_rootfs, planned, rootfs)
+        planned = plan_mounts(list(request.rootfs))
+        place = RootPlace(bundle.path)
+        undo.callback(place.unmount)
+        await asyncio.to_thread(mount_rootfs, planned, place)
 
     def _start_holder(self, container_id: str, prepared: _Prepared) -> None:
         """In the loop's thread: the holder dies with the thread that starts it."""

@@ -1,7 +1,8 @@
 """A container's root file system from the mounts that a snapshotter names: overlay, bind, or any type on a device.
 
 The plan is pure. The mounts are made at `<bundle>/rootfs`, where hooks and the engine look for them, in the mount
-namespace of the shim, which is the engine's. Sources: mount(8) for the names of options, containerd's Mount message.
+namespace of the shim, which is the engine's; root_place.py finds the places. Sources: mount(8) for names of options,
+containerd's Mount message.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Any
 
 from oci_runtime.errors import HostError, InvalidInput, OciRuntimeError
 from oci_runtime.host import syscalls
-from oci_runtime.host.mounts import unmount_tree
 from oci_runtime.shim.loop import attach_loop
 from oci_runtime.shim.proto.types_pb2 import Mount
+from oci_runtime.shim.root_place import RootPlace
 from oci_runtime.storage import superblock
 
 _CLONE_FS = 0x200
@@ -76,7 +77,10 @@ MAX_MOUNTS = 128
 
 @dataclass(frozen=True)
 class PlannedMount:
-    """One call of mount(2), and what follows it. target: absolute. cwd: where relative directories in `data` begin."""
+    """One call of mount(2), and what follows it. target: in the root, "" for itself.
+
+    cwd: where relative directories in `data` begin.
+    """
 
     source: str
     target: str
@@ -88,15 +92,15 @@ class PlannedMount:
     cwd: str = ""
 
 
-def plan_mounts(mounts: Sequence[Mount], rootfs: str) -> tuple[PlannedMount, ...]:
-    """What to mount at the directory `rootfs`, in order. Raises: InvalidInput."""
+def plan_mounts(mounts: Sequence[Mount]) -> tuple[PlannedMount, ...]:
+    """What to mount as the root, in order. Raises: InvalidInput."""
     if len(mounts) > MAX_MOUNTS:
         raise InvalidInput(f"the root file system has {len(mounts)} mounts, more than {MAX_MOUNTS}")
-    return tuple(plan_mount(mount, rootfs) for mount in mounts)
+    return tuple(plan_mount(mount) for mount in mounts)
 
 
-def plan_mount(mount: Mount, rootfs: str) -> PlannedMount:
-    """Plan one mount. Raises: InvalidInput for a target outside of `rootfs` and for options that do not fit a page."""
+def plan_mount(mount: Mount) -> PlannedMount:
+    """Plan one mount. Raises: InvalidInput for a target outside of the root and for options that do not fit a page."""
     flags = propagation = 0
     loop = False
     data: list[str] = []
@@ -113,9 +117,10 @@ def plan_mount(mount: Mount, rootfs: str) -> PlannedMount:
             data.append(option)
     if mount.type == "bind" and not flags & syscalls.MS_BIND:
         flags |= syscalls.MS_BIND
-    target = os.path.normpath(os.path.join(rootfs, mount.target.lstrip("/"))) if mount.target else rootfs
-    if target != rootfs and not target.startswith(rootfs + "/"):
-        raise InvalidInput(f"mount target {mount.target!r} is outside of the root file system {rootfs}")
+    target = os.path.normpath(mount.target.lstrip("/") or ".")
+    if target.split("/")[0] == "..":
+        raise InvalidInput(f"mount target {mount.target!r} is outside of the root file system")
+    target = "" if target == "." else target
     fstype = "" if flags & syscalls.MS_BIND else mount.type
     planned = PlannedMount(mount.source, target, fstype, flags, ",".join(data), propagation, loop)
     return _shorten(planned) if len(planned.data.encode()) > MAX_DATA_BYTES else planned
@@ -156,22 +161,17 @@ def find_root_disk(mounts: Sequence[Mount]) -> dict[str, Any] | None:
     return {"source": mount.source, "fstype": mount.type, "options": options}
 
 
-def mount_rootfs(planned: Sequence[PlannedMount], rootfs: str) -> None:
+def mount_rootfs(planned: Sequence[PlannedMount], place: RootPlace) -> None:
     """Make the mounts; blocks. Raises: HostError naming the mount; none of them is left then."""
     try:
         for one in planned:
-            _mount_elsewhere(one) if one.cwd else _mount(one)
+            _mount_elsewhere(one, place) if one.cwd else _mount(one, place)
     except OciRuntimeError:
-        unmount_rootfs(rootfs)
+        place.unmount()
         raise
 
 
-def unmount_rootfs(rootfs: str) -> None:
-    """Detach everything that is mounted at `rootfs`. Idempotent. Raises: HostError."""
-    unmount_tree(rootfs)
-
-
-def _mount(one: PlannedMount) -> None:
+def _mount(one: PlannedMount, place: RootPlace) -> None:
     source = one.source
     loop_fd = -1
     if one.loop:
@@ -180,13 +180,13 @@ def _mount(one: PlannedMount) -> None:
         bind = one.flags & syscalls.MS_BIND
         flags = one.flags & (syscalls.MS_BIND | syscalls.MS_REC) if bind else one.flags
         try:
-            syscalls.mount(source, one.target, one.fstype, flags, one.data)
+            made = place.mount(source, one.target, one.fstype, flags, one.data)
             if bind and one.flags != flags:  # a bind mount takes its other flags in a second call
-                syscalls.mount("", one.target, "", one.flags | syscalls.MS_REMOUNT)
+                syscalls.mount("", made, "", one.flags | syscalls.MS_REMOUNT)
             if one.propagation:
-                syscalls.mount("", one.target, "", one.propagation)
+                syscalls.mount("", made, "", one.propagation)
         except HostError as error:
-            what = f"{one.fstype or 'bind'} mount of {one.source} at {one.target}"
+            what = f"{one.fstype or 'bind'} mount of {one.source} at {place.path_of(one.target)}"
             raise HostError("mount", what, error.errno, hint=_hint(one)) from error
     finally:
         if loop_fd >= 0:
@@ -197,7 +197,7 @@ def _hint(one: PlannedMount) -> str:
     return f"options {one.data[:200]}" if one.data else ""
 
 
-def _mount_elsewhere(one: PlannedMount) -> None:
+def _mount_elsewhere(one: PlannedMount, place: RootPlace) -> None:
     """Mount with a working directory of this mount's own, in a thread that shares it with nobody."""
     failures: list[OciRuntimeError] = []
 
@@ -205,7 +205,7 @@ def _mount_elsewhere(one: PlannedMount) -> None:
         try:
             syscalls.unshare(_CLONE_FS)
             os.chdir(one.cwd)
-            _mount(one)
+            _mount(one, place)
         except OciRuntimeError as error:
             failures.append(error)
         except OSError as error:

@@ -7,6 +7,7 @@ import os
 
 from oci_runtime.errors import HostError, InvalidInput, NotFound
 from oci_runtime.host import syscalls
+from oci_runtime.host.mounts import mount_id
 
 _FUSE_MAGIC = 0x65735546
 
@@ -56,11 +57,7 @@ class SourceTree:
         """What two sources have in common if one attachment serves both: file, flags of its mount, what may follow."""
         status = os.fstat(self.fd)
         key = f"{status.st_dev:x}-{status.st_ino:x}-{os.fstatvfs(self.fd).f_flag:x}-{propagation}"
-        return key if propagation == "private" else f"{key}-{self._mount_id()}"
-
-    def _mount_id(self) -> str:
-        with open(f"/proc/self/fdinfo/{self.fd}", encoding="ascii") as lines:
-            return next(line.split()[1] for line in lines if line.startswith("mnt_id:"))
+        return key if propagation == "private" else f"{key}-{mount_id(self.fd)}"
 
     def clone(self, *, recursive: bool) -> int:
         """Return a detached copy of the mount tree. Raises HostError."""

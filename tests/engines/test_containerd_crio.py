@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from oci_runtime.errors import NotFound
+from oci_runtime.errors import NotFound, OciRuntimeError
 from oci_runtime.shim.proto import metrics_v1_pb2, metrics_v2_pb2, types_pb2
 from oci_runtime.shim.proto import task_pb2 as pb
 from oci_runtime.shim.proto.options_pb2 import Options
@@ -144,11 +144,11 @@ def pod(tmp_path: Path) -> Iterator[tuple[Container, Container, Container]]:
     shutil.rmtree(tmp_path, ignore_errors=True)
 
 
-def limited(container: Container, limit_bytes: int) -> None:
-    """Give a container a memory limit."""
+def change(container: Container, **linux: Any) -> None:
+    """Set entries of `linux` in a container's spec."""
     path = container.bundle / "config.json"
     spec = json.loads(path.read_text())
-    spec["linux"]["resources"] = {"memory": {"limit": limit_bytes, "swap": limit_bytes}}
+    spec["linux"] |= linux
     path.write_text(json.dumps(spec))
 
 
@@ -185,10 +185,17 @@ async def test_a_pod_under_crio(pod: tuple[Container, Container, Container], tmp
     state = await first.call("State")
     assert (state.bundle, state.stdout, state.pid) == (str(first.bundle), str(first.stdout), own)
 
-    # Out of memory: code, file, and the pod goes on.
-    limited(second, 16 << 20)
+    # A member is refused what a pod is refused, in the words of the command line.
+    change(second, netDevices={"eth7": {"name": "lan"}})
     second.start_shim()
     await second.connect()
+    with pytest.raises(
+        OciRuntimeError, match=r'host\'s interface "eth7" \(linux\.netDevices\), which a virtual machine'
+    ):
+        await second.create(config)
+
+    # Out of memory: code, file, and the pod goes on.
+    change(second, netDevices={}, resources={"memory": {"limit": 16 << 20, "swap": 16 << 20}})
     await second.create(config)
     await second.call("Start")
     assert (await second.call("Wait")).exit_status == 137

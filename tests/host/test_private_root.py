@@ -11,7 +11,7 @@ import pytest
 
 from oci_runtime.errors import HostError, Unsupported
 from oci_runtime.host import syscalls
-from oci_runtime.host.mounts import unmount_tree
+from oci_runtime.host.mounts import detach_mount
 from oci_runtime.host.private_root import Place, PrivateRoot
 from oci_runtime.host.spawn import SpawnPlan, kill_and_reap, spawn
 from oci_runtime.vm.confinement import CAPABILITIES, NAMESPACES, plan_root
@@ -31,7 +31,7 @@ def share(tmp_path: Path) -> Iterator[Path]:
     syscalls.mount_setattr(str(place), 0, propagation=syscalls.MS_SHARED)
     (place / "later").mkdir()
     yield place
-    unmount_tree(str(place))
+    detach_mount(str(place))
 
 
 def plan(share: Path, script: str, **changes: object) -> SpawnPlan:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from oci_runtime.host import syscalls
-from oci_runtime.host.mounts import unmount_tree
+from oci_runtime.host.mounts import detach_mount, list_mounts
 from tests.engine import wait_until
 from tests.host.conftest import FakeEngine
 from tests.storage_lab import private_mounts  # noqa: F401 - a fixture
@@ -128,7 +128,7 @@ def test_the_rootfs_can_be_unmounted_after_delete_and_follows_the_host(
     request.addfinalizer(partial(syscalls.mount, "", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE))
     syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_SHARED)
     syscalls.mount("test-rootfs", str(engine.rootfs), "tmpfs")
-    request.addfinalizer(partial(unmount_tree, str(tmp_path)))
+    request.addfinalizer(lambda: [*map(detach_mount, list_mounts(str(tmp_path)))])
     volume = tmp_path / "volume"
     (volume / "below").mkdir(parents=True)
     root = create(engine, bind(volume, "/data"))

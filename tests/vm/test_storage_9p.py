@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from oci_runtime.host import syscalls
-from oci_runtime.host.mounts import unmount_tree
+from oci_runtime.host.mounts import detach_mount
 from tests.engine import Engine, crio, is_running, kill, wait_until
 from tests.network_lab import Netns, join_namespaces
 from tests.storage_lab import HOST_PYTHON, bind, private_mounts  # noqa: F401 - a fixture
@@ -124,7 +124,7 @@ def test_binds_over_9p_are_what_their_options_say(engine_9p: Engine, tmp_path: P
     wait_until(lambda: engine_9p.exec("b1", "ls", "/data/later").out == "", "and its end", 20)
     for name in ("b1", "b2"):
         engine_9p.call("delete", "--force", name)
-    unmount_tree(str(volume))
+    detach_mount(str(volume))
 
 
 def test_links_of_a_container_lead_nowhere_on_the_host_over_9p(engine_9p: Engine, tmp_path: Path) -> None:
