@@ -7,6 +7,7 @@ import os
 from oci_runtime import json_text
 from oci_runtime.errors import NotFound, OciRuntimeError, Unavailable
 from oci_runtime.guest.log import log
+from oci_runtime.guest.reaper import ENVIRONMENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 ROOT = "/run/crun"
 _MAX_LOG_BYTES = 64 << 10
 _DEFAULT_S = 60.0
+# crun starts itself once more from a copy that no container can write to (CVE-2019-5736). With this variable it first
+# looks whether the file system that it is on is read-only, as the image's is: then nothing is left to protect.
+_ENVIRONMENT = {**ENVIRONMENT, "_LIBCONTAINER_CLONED_BINARY": "1"}
 
 
 def run_crun(
@@ -28,7 +32,7 @@ def run_crun(
     """
     argv = ["crun", "--root", ROOT, "--cgroup-manager", "cgroupfs", "--log", log_path, "--log-format", "json", *words]
     try:
-        child = agent.reaper.spawn(argv, stdio=stdio)
+        child = agent.reaper.spawn(argv, stdio=stdio, environment=_ENVIRONMENT)
         try:
             code = child.wait(timeout_s)
         except Unavailable:

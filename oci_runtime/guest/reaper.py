@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_ENVIRONMENT = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": "/"}
+ENVIRONMENT = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": "/"}
 # What Python ignores must not stay ignored in the children.
 _DEFAULT_SIGNALS = tuple(number for number in range(1, 32) if number not in (9, 19))
 _SIGKILL = 9
@@ -99,7 +99,7 @@ class Reaper:
                 pid = os.posix_spawn(
                     program,
                     [os.fsencode(word) for word in argv],
-                    dict(environment if environment is not None else _ENVIRONMENT),
+                    dict(environment if environment is not None else ENVIRONMENT),
                     file_actions=actions,
                     setsigmask=(),
                     setsigdef=_DEFAULT_SIGNALS,
