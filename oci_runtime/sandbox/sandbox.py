@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from oci_runtime.agent.client import AgentClient
@@ -21,6 +20,8 @@ from oci_runtime.sandbox.events import EventFeed, SandboxEvent
 from oci_runtime.sandbox.oom import OomNotices
 from oci_runtime.sandbox.process import KILLED, Container, ExitStatus, Process, Status
 from oci_runtime.sandbox.removals import Removals
+from oci_runtime.sandbox.request import CreateRequest
+from oci_runtime.sandbox.steps import try_all
 from oci_runtime.sandbox.virtual_machine import VirtualMachine
 
 log = get_logger(__name__)
@@ -31,23 +32,6 @@ _LOSS_S = 1.0
 _T = TypeVar("_T")
 MAX_CONTAINERS = 256
 MAX_EXECS = 1024
-
-
-@dataclass(frozen=True)
-class CreateRequest:
-    """What `create` needs: the OCI bundle, the host's stand-in process, and the sources that the caller opened.
-
-    descriptors: (description, fd) pairs as in docs/internals.md; the sandbox owns the descriptors from the call on.
-    """
-
-    container_id: str
-    bundle: str
-    spec: dict[str, Any]
-    pid: int
-    descriptors: tuple[tuple[dict[str, Any], int], ...] = ()
-    guest_mounts: tuple[dict[str, Any], ...] = ()
-    pid_namespace_of: str = ""
-    stdin: bool = True
 
 
 class Sandbox:
@@ -108,13 +92,7 @@ class Sandbox:
         """
         descriptors = list(request.descriptors)
         try:
-            if self._ending is not None:
-                reason = self.machine.failure or "its sandbox container ended"
-                raise WrongState(
-                    f"cannot create container {request.container_id}: sandbox {self.machine.sandbox_id} is not running"
-                    f" any more ({reason})",
-                    detail=self.machine.console_tail(),
-                )
+            self._require_open(request.container_id)
             if request.container_id in self.containers:
                 raise AlreadyExists(f"container {request.container_id} already exists in this pod")
             if len(self.containers) >= MAX_CONTAINERS:
@@ -127,6 +105,7 @@ class Sandbox:
             async with self._lock(container.id), contextlib.AsyncExitStack() as undo:
                 undo.callback(self._forget, container)
                 warnings = await self.machine.create_container(request, container, undo, self.owner_id)
+                self._require_open(container.id)  # who ends the pod has counted only those that were there
                 container.move(Status.CREATED)
                 undo.pop_all()
         finally:
@@ -390,8 +369,9 @@ class Sandbox:
             if oom:
                 await self.oom_notices.tell(container)
         except OciRuntimeError as error:
-            if self._ending is None:
-                # The guest's link is gone before anybody said so: its end is on the way and finishes this process.
+            # One that has ended already went with its container, which the guest has forgotten meanwhile. Else the link
+            # is gone before anybody said so: the end is on the way and finishes this process.
+            if self._ending is None and not process.exit.done():
                 await self._end(f"lost the guest: {error.message}")
             return
         self._record_exit(container, process, status)
@@ -427,21 +407,26 @@ class Sandbox:
         await asyncio.shield(self._ending)
 
     async def _end_once(self, reason: str) -> None:
-        # Containers learn first: whatever happens to the machine from here on, they are over.
         if reason:
             log.info("pod ends", reason=reason)
         self._removals.stop()
-        await self.machine.quiesce()
+        # Containers learn before the machine goes: whatever happens to it from here on, they are over.
+        await try_all(
+            (
+                ("guest", self.machine.quiesce),
+                ("containers", lambda: self._end_containers(reason or "its pod ended")),
+                ("machine", self.machine.close),
+            )
+        )
+        self._events.close()
+        if not self.ended.done():
+            self.ended.set_result(reason)
+
+    async def _end_containers(self, reason: str) -> None:
+        self._arrivals.close(Unavailable(reason))
         for container in list(self.containers.values()):
             if container.status is not Status.CREATING:
-                self._record_exit(container, container.init, ExitStatus.killed(reason or "its pod ended"))
-        self._arrivals.close(Unavailable(reason or "the pod has ended"))
-        try:
-            await self.machine.close()
-        finally:
-            self._events.close()
-            if not self.ended.done():
-                self.ended.set_result(reason)
+                self._record_exit(container, container.init, ExitStatus.killed(reason))
 
     # What the pod looks like
 
@@ -458,6 +443,16 @@ class Sandbox:
     async def _agent(self) -> AgentClient:
         self._require_alive()
         return await self.machine.agent()
+
+    def _require_open(self, container_id: str) -> None:
+        """Raise WrongState if the pod takes no containers any more."""
+        if self._ending is not None:
+            reason = self.machine.failure or "its sandbox container ended"
+            raise WrongState(
+                f"cannot create container {container_id}: sandbox {self.machine.sandbox_id} is not running any more"
+                f" ({reason})",
+                detail=self.machine.console_tail(),
+            )
 
     def _require_alive(self) -> None:
         if self._ending is not None:

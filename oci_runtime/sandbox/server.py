@@ -15,7 +15,8 @@ from oci_runtime.log import get_logger
 from oci_runtime.sandbox import stats as stats_form
 from oci_runtime.sandbox.connection import Connection
 from oci_runtime.sandbox.events import SandboxEvent
-from oci_runtime.sandbox.sandbox import CreateRequest, Sandbox
+from oci_runtime.sandbox.request import CreateRequest
+from oci_runtime.sandbox.sandbox import Sandbox
 from oci_runtime.sandbox.stream import serve_stream
 
 log = get_logger(__name__)

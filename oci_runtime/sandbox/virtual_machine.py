@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from oci_runtime import __version__
 from oci_runtime.agent.client import AgentClient
@@ -26,6 +26,7 @@ from oci_runtime.sandbox.launch import Launched
 from oci_runtime.sandbox.network import PodNetwork, find_network_path
 from oci_runtime.sandbox.pod_files import PodFiles
 from oci_runtime.sandbox.process import Container
+from oci_runtime.sandbox.request import CreateRequest
 from oci_runtime.sandbox.root_overlay import RootOverlays
 from oci_runtime.sandbox.steps import Step, try_all
 from oci_runtime.sandbox.vfio import PodVfio
@@ -33,9 +34,6 @@ from oci_runtime.storage import share
 from oci_runtime.storage.rewrite import guest_storages, rewrite_spec
 from oci_runtime.storage.rewrite_devices import rewrite_devices
 from oci_runtime.vm.machine import Machine
-
-if TYPE_CHECKING:
-    from oci_runtime.sandbox.sandbox import CreateRequest
 
 log = get_logger(__name__)
 _T = TypeVar("_T")
@@ -77,6 +75,7 @@ class VirtualMachine:
         self._greeted: asyncio.Future[AgentClient] = loop.create_future()
         self._ready: asyncio.Future[AgentClient] = loop.create_future()
         self._lost: asyncio.Future[str] = loop.create_future()
+        self._booting: asyncio.Task[Any] | None = None
         self._network: PodNetwork | None = None
         self._network_ready: asyncio.Task[None] | None = None
         self._disks = PodDisks(self, launched.config.storage)
@@ -94,7 +93,9 @@ class VirtualMachine:
         """Connect to QEMU and wait for the agent's first answer; share and console are there afterwards.
 
         Raises the first cause, with the tail of the guest's console. Whoever waits in `agent` gets the same error.
+        Cancelled by `close`, which must not be called by the same task meanwhile.
         """
+        self._booting = asyncio.current_task()
         try:
             await self._bring_up()
         except Exception as cause:  # noqa: BLE001 - whatever it is, those who wait must learn of it
@@ -109,6 +110,8 @@ class VirtualMachine:
             if error is cause:
                 raise
             raise error from cause
+        finally:
+            self._booting = None
 
     async def _bring_up(self) -> None:
         begin_ns = time.monotonic_ns()
@@ -183,11 +186,12 @@ class VirtualMachine:
         """Await `work`, but give up with the reason as soon as the machine is lost."""
         task = asyncio.ensure_future(work)
         awaited: set[asyncio.Future[Any]] = {task, self._lost}
-        await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        try:
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+        finally:
+            await _cancel(task)
         raise Unavailable(self._lost.result(), detail=self.console_tail())
 
     async def lost(self) -> str:
@@ -364,7 +368,7 @@ class VirtualMachine:
             if self._network_ready is None:
                 client = await self.agent()
             else:
-                client, _ = await asyncio.gather(self.agent(), asyncio.shield(self._network_ready))
+                client, _ = await asyncio.gather(self.agent(), self._attached(self._network_ready))
             await set_up  # last: of a lost machine the others know more
         finally:
             set_up.cancel()
@@ -375,15 +379,16 @@ class VirtualMachine:
         """Begin to bring the namespace's interfaces into the guest; the first container's namespace is the pod's."""
         if self._network is not None:
             return
+        path = find_network_path(request.spec)
         self._network = PodNetwork(self, self.config.network)
-        attach = self._network.attach(os.dup(netns_fd), request.pid, find_network_path(request.spec))
-        self._network_ready = asyncio.create_task(attach)
+        self._network_ready = asyncio.create_task(self._network.attach(os.dup(netns_fd), request.pid, path))
 
-    async def _cancel_network(self) -> None:
-        """End an attachment that is still at work."""
-        assert self._network_ready is not None, "asked for only then"
-        self._network_ready.cancel()
-        await asyncio.gather(self._network_ready, return_exceptions=True)
+    async def _attached(self, attachment: asyncio.Task[None]) -> None:
+        """Wait for the network; one whose attachment was given up is no cancellation of who waits for it."""
+        await asyncio.wait([attachment])
+        if attachment.cancelled():
+            raise Unavailable(self.failure or "the pod has ended")
+        attachment.result()
 
     async def machine(self) -> Machine:
         """QEMU's monitor, once it is connected."""
@@ -439,19 +444,26 @@ class VirtualMachine:
         """Let a guest that still answers unmount its disks; never fails, and takes no longer than it says above."""
         if self._lost.done() or not self._ready.done() or self._ready.exception() is not None:
             return
-        with contextlib.suppress(OciRuntimeError):
+        try:
             await self._ready.result().shutdown(_DISK_SHUTDOWN_S if self.writes_disks else _GUEST_SHUTDOWN_S)
+        except OciRuntimeError as error:
+            log.warning("the guest was not shut down in order", reason=error.message)
 
     async def close(self) -> None:
         """End QEMU and virtiofsd and undo everything on the host. Idempotent; continues after failures."""
         for watcher in self._watchers:
             watcher.cancel()
         stop_s = float(self.config.vm.stop_timeout_s)
-        steps: list[Step] = [("volumes", self._disks.close), ("watched trees", self._files.close)]
-        if self._network_ready is not None:
-            steps.insert(0, ("network set-up", self._cancel_network))
+        beginnings: list[Step] = [
+            ("boot", lambda: _cancel(self._booting)),
+            ("network set-up", lambda: _cancel(self._network_ready)),
+        ]
+        await try_all(beginnings, stop_s + _CLOSE_S)
+        steps: list[Step] = [("volumes", self._disks.close)]
         if self._client is not None:
             steps.append(("agent link", self._client.close))
+        # What it has in flight to the guest has failed by now.
+        steps.append(("watched trees", self._files.close))
         if self._machine is not None:
             machine = self._machine
             steps.append(("QEMU", lambda: machine.stop(stop_s)))
@@ -464,6 +476,13 @@ class VirtualMachine:
             if not future.done():
                 future.set_exception(Unavailable(self.failure or "the pod has ended"))
                 future.exception()
+
+
+async def _cancel(task: asyncio.Future[Any] | None) -> None:
+    """End a task that is still at work, if there is one; it has undone its own when this returns."""
+    if task is not None and not task.done():
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def _wait_pidfd(pidfd: int) -> None:

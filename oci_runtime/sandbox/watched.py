@@ -9,7 +9,7 @@ import os
 import stat
 
 from oci_runtime.agent.client import AgentClient
-from oci_runtime.errors import OciRuntimeError
+from oci_runtime.errors import OciRuntimeError, Unavailable
 from oci_runtime.log import get_logger
 from oci_runtime.storage.trees import FILE, GUEST_BYTES, TreeEntry, TreeWatch, UnfitTree
 from oci_runtime.ttrpc.proto import agent_pb2 as pb
@@ -53,14 +53,17 @@ class WatchedTrees:
         self._changed = asyncio.Event()
         self._lock = asyncio.Lock()  # of reading, and of the guest's copies
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def open(self, container_id: str, source_fd: int, pool: str) -> str:
         """Read a directory or file of the host; return the copy's path in the guest, where it is after `mount`.
 
         source_fd: borrowed. pool: the same for the same source (sources.py), "" if it has mounts inside, which are not
-        copied. Raises: UnfitTree (it cannot be a copy), HostError.
+        copied. Raises: UnfitTree (it cannot be a copy), HostError, Unavailable (after `close`).
         """
         async with self._lock:
+            if self._closed:
+                raise Unavailable("the pod has ended")
             copy = self._copies.get(pool) or await self._read_new(source_fd, pool)
             copy.users.add(container_id)
             return copy.path
@@ -109,17 +112,19 @@ class WatchedTrees:
                         await client.remove_storage(copy.target)
 
     async def close(self) -> None:
-        """Stop following the host and forget all."""
+        """Stop following the host and forget all, once nobody reads a tree any more. Idempotent."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._watch is not None:
-            asyncio.get_running_loop().remove_reader(self._watch.fileno())
-            self._watch.close()
-            self._watch = None
-        for copy in self._copies.values():
-            os.close(copy.source)
-        self._copies.clear()
+        async with self._lock:
+            self._closed = True
+            if self._watch is not None:
+                asyncio.get_running_loop().remove_reader(self._watch.fileno())
+                self._watch.close()
+                self._watch = None
+            for copy in self._copies.values():
+                os.close(copy.source)
+            self._copies.clear()
 
     async def _follow(self, client: AgentClient) -> None:
         """Send what has changed, until cancelled."""

@@ -20,7 +20,8 @@ from oci_runtime.errors import InvalidInput, OciRuntimeError
 from oci_runtime.host.processes import start_time
 from oci_runtime.host.spawn import Child, kill_and_reap
 from oci_runtime.log import get_logger
-from oci_runtime.sandbox.sandbox import CreateRequest, Sandbox
+from oci_runtime.sandbox.request import CreateRequest
+from oci_runtime.sandbox.sandbox import Sandbox
 from oci_runtime.shim import holder
 from oci_runtime.shim.boot import check_route
 from oci_runtime.shim.metrics import Overhead

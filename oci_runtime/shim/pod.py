@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from oci_runtime.sandbox.events import SandboxEvent
     from oci_runtime.sandbox.process import ExitStatus, Process
-    from oci_runtime.sandbox.sandbox import CreateRequest
+    from oci_runtime.sandbox.request import CreateRequest
     from oci_runtime.shim.metrics import Overhead
     from oci_runtime.shim.proto.task_pb2 import CreateTaskRequest
 

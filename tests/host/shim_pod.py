@@ -23,7 +23,7 @@ from google.protobuf.message import Message
 from oci_runtime.errors import AlreadyExists, NotFound, OciRuntimeError, WrongState
 from oci_runtime.sandbox.events import SandboxEvent
 from oci_runtime.sandbox.process import ExitStatus, Process
-from oci_runtime.sandbox.sandbox import CreateRequest
+from oci_runtime.sandbox.request import CreateRequest
 from oci_runtime.shim.events import EventPublisher
 from oci_runtime.shim.metrics import Overhead
 from oci_runtime.shim.proto import task_pb2 as pb

@@ -8,13 +8,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from oci_runtime.config.load import load_config
 from oci_runtime.errors import NotFound, OciRuntimeError, Unavailable
+from oci_runtime.log import timestamp
+from oci_runtime.sandbox.launch import BootRequest, launch
+from oci_runtime.sandbox.virtual_machine import VirtualMachine
+from oci_runtime.state.sandboxes import SandboxRecord
 from oci_runtime.vm.launch import launch_qemu
 from oci_runtime.vm.machine import Machine
 from tests.machine_lab import Guest, assert_mapped, boot, lab_settings, started
@@ -243,6 +249,24 @@ async def test_cancelling_the_connection_ends_qemu(tmp_path: Path) -> None:
     launch.agent.close()
     assert is_gone(launch.pid)
     assert open_fds() == before
+
+
+async def test_a_pod_that_ends_before_its_monitor_answers_leaves_no_qemu(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('[storage]\nshared_fs = "none"\n')
+    SandboxRecord.new(str(tmp_path), "early", timestamp()).save()
+    request = BootRequest.bare("early", str(tmp_path), load_config(str(tmp_path / "config.toml")))
+    launched = launch(request, time.monotonic_ns())
+    os.kill(launched.qemu.pid, signal.SIGSTOP)
+    machine = VirtualMachine(launched)
+    booting = asyncio.create_task(machine.bring_up())
+    await asyncio.sleep(0.1)
+    assert not booting.done()
+    await machine.close()
+    assert is_gone(launched.qemu.pid)
+    with pytest.raises(asyncio.CancelledError):
+        await booting
+    with pytest.raises(Unavailable, match="the pod has ended"):
+        await machine.agent()
 
 
 @pytest.mark.parametrize(
