@@ -14,11 +14,12 @@ import time
 from oci_runtime.cli.stopping import Deferred
 from oci_runtime.control.client import Client, listen
 from oci_runtime.control.frames import ConnectionLost, Silent
-from oci_runtime.errors import NotFound, OciRuntimeError, Unavailable, from_wire
+from oci_runtime.errors import NotFound, OciRuntimeError, Unavailable
 from oci_runtime.host.daemon import describe_end, start_daemon
-from oci_runtime.host.files import read_limited, read_tail, write_all
+from oci_runtime.host.files import read_tail, write_all
 from oci_runtime.log import timestamp
-from oci_runtime.state.layout import ERROR_FILE, SANDBOX_LOG
+from oci_runtime.state.endings import explain_end, find_reason
+from oci_runtime.state.layout import SANDBOX_LOG
 from oci_runtime.state.locks import try_lock
 from oci_runtime.state.sandboxes import SandboxRecord
 
@@ -93,7 +94,7 @@ def ensure_sandbox(
                 if client is not None:
                     return Sandbox(directory, client)
             elif must_exist:
-                raise NotFound(f"sandbox {sandbox_id} is not running any more")
+                raise NotFound(f"sandbox {sandbox_id} is not running any more ({explain_end(directory)})")
             elif _clear(directory, lock):
                 return _boot(layout, sandbox_id, directory, lock, make_document(), make_cgroup, timeout_s)
         finally:
@@ -195,13 +196,12 @@ def explain_loss(directory: str, error: ConnectionLost, pid: int = 0) -> OciRunt
     """
     if isinstance(error, Silent):
         return error
-    try:
-        reason = json.loads(read_limited(os.path.join(directory, ERROR_FILE), 1 << 20))
-        return from_wire(str(reason["kind"]), str(reason["message"]), str(reason.get("detail") or ""))
-    except (OSError, ValueError, KeyError, TypeError):
-        what = "ended early"
-        if pid:
-            ended = describe_end(pid, _EXIT_S)
-            what = f"ended early ({ended})" if ended else "lives but does not talk to this command any more"
-        tail = read_tail(os.path.join(directory, SANDBOX_LOG), _LOG_TAIL_BYTES)
-        return Unavailable(f"sandbox process {what}: {error.message}", detail=error.detail or tail)
+    reason = find_reason(directory)
+    if reason is not None:
+        return reason
+    what = "ended early"
+    if pid:
+        ended = describe_end(pid, _EXIT_S)
+        what = f"ended early ({ended})" if ended else "lives but does not talk to this command any more"
+    tail = read_tail(os.path.join(directory, SANDBOX_LOG), _LOG_TAIL_BYTES)
+    return Unavailable(f"sandbox process {what}: {error.message}", detail=error.detail or tail)

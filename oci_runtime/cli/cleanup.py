@@ -6,6 +6,7 @@ import os
 import time
 
 from oci_runtime.cli.proxies import find_proxies
+from oci_runtime.cli.stopping import CANCEL
 from oci_runtime.control.client import Client
 from oci_runtime.control.frames import ConnectionLost, Silent
 from oci_runtime.errors import HostError, NotFound, OciRuntimeError, Unavailable
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from oci_runtime.state.recovery import Resource, Undoer
 
 log = get_logger(__name__)
-_SIGTERM = 15
 _POLL_S = 0.02
 # A `create` that was asked to stop undoes its steps; the longest is the end of a machine that it booted.
 _CREATOR_S = 20.0
@@ -38,17 +38,21 @@ _PROXY_S = 2.0
 _KILLED_S = 5.0
 
 
-def ask_to_leave(layout: Layout, sandbox_id: str, container_id: str, *, force: bool, timeout_s: float) -> bool:
+def ask_to_leave(
+    layout: Layout, sandbox_id: str, container_id: str, *, force: bool, timeout_s: float, unfinished: bool = False
+) -> bool:
     """Have a sandbox process delete a container; True when the sandbox is at its end, or dead: `end_sandbox` follows.
 
     force: also a container that runs; a sandbox that has nobody else in it and gives no answer is killed then.
-    timeout_s: for each answer of the sandbox process.
+    timeout_s: for each answer of the sandbox process. unfinished: its creation may be under way; a machine that is
+    booted for it alone ends at once then, rather than when its guest has answered.
     Raises WrongState; Unavailable when the pod of other containers gives no answer: its machine is not ours to end.
     """
     directory = layout.sandbox(sandbox_id)
     try:
         with Client.connect(directory, timeout_s) as client:
-            at_end = _delete_in_sandbox(client, container_id, force=force)
+            alone = unfinished and not _others(layout, sandbox_id, container_id) and _boots_for(client, container_id)
+            at_end = None if alone else _delete_in_sandbox(client, container_id, force=force)
             if at_end is None:
                 at_end = not _others(layout, sandbox_id, container_id)
                 if at_end:
@@ -101,6 +105,14 @@ def _delete_in_sandbox(client: Client, container_id: str, *, force: bool) -> boo
             inside = [container.get("id") for container in client.call("info").get("containers") or ()]
             if container_id not in inside:
                 return False if inside else None
+
+
+def _boots_for(client: Client, container_id: str) -> bool:
+    """Whether nobody but a container that is still being created is in a sandbox."""
+    inside = client.call("info").get("containers") or ()
+    return all(
+        container.get("id") == container_id and container.get("status") == records.CREATING for container in inside
+    )
 
 
 def end_abandoned(layout: Layout, directory: str) -> bool:
@@ -232,7 +244,7 @@ def _undo_network(resource: Resource) -> None:
 
 def cancel_creator(record: ContainerRecord) -> None:
     """End the `create` that is still at work on a container, and wait until it has undone its steps."""
-    signal_process(record.creator, record.creator_start, _SIGTERM)
+    signal_process(record.creator, record.creator_start, CANCEL)
     if not wait_process(record.creator, record.creator_start, _CREATOR_S):
         end_process(record.creator, record.creator_start, _KILLED_S)
 

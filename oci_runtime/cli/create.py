@@ -29,7 +29,7 @@ OPTIONS = (
 def run(context: Context, parsed: Parsed) -> int:
     """Create the container; on SIGTERM, SIGINT or SIGHUP everything done so far is undone."""
     container_id = lookup.one_id(parsed)
-    stop_on_signals()
+    stop_on_signals(f"create of {container_id}")
     from oci_runtime.cli.creation import Creation
 
     Creation(context, read_options(parsed, container_id, detach=True)).run()

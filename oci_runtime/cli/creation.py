@@ -251,17 +251,21 @@ class Creation:
 
     def _reach_sandbox(self) -> None:
         timeout_s = self.config.vm.boot_timeout_s + _CREATE_MARGIN_S
-        infra_is_ours = os.path.exists(self.layout.state_file(self.route.sandbox_id))
-        # Before the act: whatever of it was done when a signal arrives, this takes it back.
-        self.undo.push(self._leave_sandbox)
+        must_exist = self.route.kind == MEMBER and os.path.exists(self.layout.state_file(self.route.sandbox_id))
+        if not must_exist:
+            # Before the act: whatever of it was done when a signal arrives, this takes it back.
+            self.undo.push(self._leave_sandbox)
         self.sandbox = boot.ensure_sandbox(
             self.layout,
             self.route.sandbox_id,
             self._boot_document,
             self.cgroup.make_machine,
             timeout_s,
-            must_exist=self.route.kind == MEMBER and infra_is_ours,
+            must_exist=must_exist,
         )
+        if must_exist:
+            # Not before: what a dead pod has left says why, and is its sandbox container's.
+            self.undo.push(self._leave_sandbox)
         self._booted_pid = self.sandbox.pid
 
     def _reach_next_sandbox(self, error: OciRuntimeError) -> None:
@@ -298,7 +302,9 @@ class Creation:
         from oci_runtime.cli.cleanup import ask_to_leave, end_sandbox
 
         sandbox_id, timeout_s = self.route.sandbox_id, boot.UNDO_TIMEOUT_S
-        at_end = ask_to_leave(self.layout, sandbox_id, self.options.id, force=True, timeout_s=timeout_s)
+        at_end = ask_to_leave(
+            self.layout, sandbox_id, self.options.id, force=True, timeout_s=timeout_s, unfinished=True
+        )
         self.proxy.abandon()  # it may have the stream already, which keeps the sandbox process
         if at_end:
             end_sandbox(self.layout, sandbox_id, kill=True)

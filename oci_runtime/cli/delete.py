@@ -81,7 +81,8 @@ def _delete_recorded(context: Context, record: ContainerRecord, *, force: bool) 
 
     layout = context.layout
     timeout_s = _stop_timeout_s(context) if force and record.status != STOPPED else lookup.CALL_TIMEOUT_S
-    at_end = ask_to_leave(layout, record.sandbox_id, record.id, force=force, timeout_s=timeout_s)
+    unfinished = force and record.status == CREATING
+    at_end = ask_to_leave(layout, record.sandbox_id, record.id, force=force, timeout_s=timeout_s, unfinished=unfinished)
     is_of_this_boot = record.boot_id == boot_id()
     if is_of_this_boot:
         end_proxies(layout, record)

@@ -50,7 +50,7 @@ def run(context: Context, parsed: Parsed) -> int:
     if parsed.has("detach"):
         from oci_runtime.cli.stopping import stop_on_signals
 
-        stop_on_signals()
+        stop_on_signals(f"exec in {record.id}")
         execution.start_detached(parsed.get("console-socket"), parsed.get("pid-file"))
         return 0
     return _run_here(execution, parsed.get("pid-file"))

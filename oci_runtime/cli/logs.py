@@ -7,7 +7,7 @@ import sys
 
 from oci_runtime.cli import context as lookup
 from oci_runtime.cli.options import Option
-from oci_runtime.errors import NotFound
+from oci_runtime.cli.remains import find_directory, warn_of_end
 from oci_runtime.host.files import read_tail
 from oci_runtime.state.layout import CONSOLE_LOG, SANDBOX_LOG
 
@@ -27,21 +27,20 @@ _SILENT_CONSOLE = "the console is empty: a guest without trouble prints nothing,
 
 
 def run(context: Context, parsed: Parsed) -> int:
-    """Print the end of the log. ID: a container or a sandbox. Bytes that would steer a terminal are escaped on one."""
+    """Print the end of the log, and on standard error why a machine that is gone has ended. ID: container or sandbox.
+
+    On a terminal, bytes that would steer it are escaped.
+    """
     name = lookup.one_id(parsed)
-    try:
-        sandbox_id = lookup.load(context, name).sandbox_id
-    except NotFound:
-        sandbox_id = name
-    directory = context.layout.sandbox(sandbox_id)
-    if not os.path.isdir(directory):
-        raise NotFound(f"virtual machine of {name} does not exist")
+    directory = find_directory(context, name)
     limit_bytes = parsed.get_int("tail") or 1 << 20
     of_process = parsed.has("sandbox")
     text = read_tail(os.path.join(directory, SANDBOX_LOG if of_process else CONSOLE_LOG), limit_bytes)
+    sys.stdout.write(_harmless(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
     if not text:
         lookup.warn(_SILENT_PROCESS if of_process else _SILENT_CONSOLE)
-    sys.stdout.write(_harmless(text) if sys.stdout.isatty() else text)
+    warn_of_end(directory, name)
     return 0
 
 

@@ -27,7 +27,7 @@ def run(context: Context, parsed: Parsed) -> int:
     """Run the container; in the foreground the exit code is that of its process."""
     container_id = lookup.one_id(parsed)
     detach = parsed.has("detach")
-    stop_on_signals()
+    stop_on_signals(f"run of {container_id}")
     from oci_runtime.cli.creation import Creation
     from oci_runtime.cli.start import start_container
 

@@ -12,22 +12,32 @@ if TYPE_CHECKING:
 else:
     import _signal
 
-_SIGNALS = {1: "SIGHUP", 2: "SIGINT", 15: "SIGTERM"}
+# What `delete --force` sends to the `create` that it cancels (SIGUSR1).
+CANCEL = 10
+_SIGNALS = {
+    1: "stopped by SIGHUP",
+    2: "stopped by SIGINT",
+    CANCEL: "cancelled by delete --force",
+    15: "stopped by SIGTERM",
+}
 
 
 class Stopped(OciRuntimeError):
     """The command was asked to stop."""
 
 
-def stop_on_signals() -> None:
-    """Raise Stopped at the first of these signals; later ones have no effect: undoing must come to its end."""
+def stop_on_signals(what: str) -> None:
+    """Raise Stopped at the first of these signals; later ones have no effect: undoing must come to its end.
+
+    what: the command, for the error.
+    """
     owner = os.getpid()
 
     def stop(number: int, _frame: object) -> None:
         if os.getpid() != owner:
             os._exit(128 + number)
         _replace_handlers()
-        raise Stopped(f"stopped by {_SIGNALS.get(number, number)}")
+        raise Stopped(f"{what} was {_SIGNALS[number]}")
 
     for number in _SIGNALS:
         _signal.signal(number, stop)

@@ -7,8 +7,10 @@ import os
 
 from oci_runtime.cli import context as lookup
 from oci_runtime.cli.options import Option, UsageError
+from oci_runtime.cli.remains import find_directory, warn_of_end
 from oci_runtime.errors import NotFound
 from oci_runtime.host.files import read_limited
+from oci_runtime.state.endings import explain_end
 from oci_runtime.state.layout import TIMELINE_FILE
 
 TYPE_CHECKING = False
@@ -32,26 +34,24 @@ def run(context: Context, parsed: Parsed) -> int:
     form = parsed.get("format", "waterfall")
     if form not in ("waterfall", "json"):
         raise UsageError(f"invalid format option {form!r}: waterfall or json")
-    phases = read_phases(context, name)
-    if form == "json":
-        print(json.dumps({"phases": phases}, indent=2))
-        return 0
-    print(draw_waterfall(phases), end="")
+    directory = find_directory(context, name)
+    phases = read_phases(directory, name)
+    text = json.dumps({"phases": phases}, indent=2) + "\n" if form == "json" else draw_waterfall(phases)
+    print(text, end="", flush=True)
+    warn_of_end(directory, name)
     return 0
 
 
-def read_phases(context: Context, name: str) -> list[dict[str, Any]]:
+def read_phases(directory: str, name: str) -> list[dict[str, Any]]:
     """Return the phases that the sandbox process has written down. Raises NotFound."""
-    try:
-        sandbox_id = lookup.load(context, name).sandbox_id
-    except NotFound:
-        sandbox_id = name
-    path = os.path.join(context.layout.sandbox(sandbox_id), TIMELINE_FILE)
+    path = os.path.join(directory, TIMELINE_FILE)
     try:
         document = json.loads(read_limited(path, _MAX_BYTES))
         return [phase for phase in document["phases"] if _is_phase(phase)]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise NotFound(f"timeline of {name}: no pod of that name is up, or it has not answered yet") from error
+        end = explain_end(directory)
+        why = f"the machine has ended before its first container was created: {end}" if end else "it is still starting"
+        raise NotFound(f"timeline of {name}: {why}") from error
 
 
 def _is_phase(phase: object) -> bool:

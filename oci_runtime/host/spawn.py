@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from oci_runtime.host.private_root import PrivateRoot
 
 _MAX_REPORT_BYTES = 8192
+_MAX_WORDS = 200
 _MAX_PATH = 1024
 _FD_END = (1 << 31) - 1
 
@@ -110,8 +111,27 @@ def spawn(plan: SpawnPlan) -> Child:
         os.waitpid(pid, 0)
         step, _, number = failure.decode("utf-8", "replace").rpartition("\0")
         call, _, path = step.partition("\0")
-        raise HostError(call, path, int(number or errno.EIO), hint=plan.hint if call == "exec" else "")
+        code = int(number or errno.EIO)
+        raise HostError(call, path, code, hint=_exec_hint(code, plan) if call == "exec" else "")
     return Child(pid, os.pidfd_open(pid))
+
+
+def _exec_hint(code: int, plan: SpawnPlan) -> str:
+    """What the error number of an exec means for a file that is there and executable, and how to get a better one."""
+    meaning = {
+        errno.ENOEXEC: "not a program for this machine",
+        errno.ENOENT: "its interpreter or loader is missing",
+        errno.EACCES: "not executable" if plan.uid is None else f"not executable for uid {plan.uid}",
+    }.get(code, "")
+    return ": ".join(filter(None, (meaning, plan.hint)))
+
+
+def describe_exit(code: int, messages: str = "") -> str:
+    """How a child has ended, as `reap` tells it, with the last line of what it wrote."""
+    how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+    lines = messages.strip().splitlines()
+    words = "".join(char for char in lines[-1] if char.isprintable())[:_MAX_WORDS] if lines else ""
+    return f"{how}: {words}" if words else how
 
 
 def find_program(name: str, hint: str = "") -> str:
@@ -122,7 +142,9 @@ def find_program(name: str, hint: str = "") -> str:
         path = os.path.join(place, name)
         if os.access(path, os.X_OK) and not os.path.isdir(path):
             return path
-    raise NotFound(f"program {name}: not found or not executable" + (f" ({hint})" if hint else ""))
+    if "/" in name and os.path.exists(name):
+        raise NotFound(f"program {name}: not executable" + (f" ({hint})" if hint else ""))
+    raise NotFound(f"program {name}: not found" + (f" ({hint})" if hint else ""))
 
 
 def reap(child: Child) -> int | None:

@@ -14,7 +14,8 @@ import time
 
 from oci_runtime.errors import HostError, OciRuntimeError
 from oci_runtime.log import Sink, configure, get_logger
-from oci_runtime.sandbox.launch import BootRequest, Launched, launch, leave_reason
+from oci_runtime.sandbox.launch import BootRequest, Launched, launch
+from oci_runtime.state.endings import leave_reason
 from oci_runtime.state.layout import SANDBOX_LOG
 
 _MAX_BOOT_BYTES = 16 << 20

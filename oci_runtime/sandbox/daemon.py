@@ -9,13 +9,14 @@ import socket
 from oci_runtime.errors import OciRuntimeError, Unavailable
 from oci_runtime.host.processes import start_time
 from oci_runtime.log import get_logger
-from oci_runtime.sandbox.launch import Launched, leave_reason
+from oci_runtime.sandbox.launch import Launched
 from oci_runtime.sandbox.oom import OomNotices
 from oci_runtime.sandbox.process import Container, Status
 from oci_runtime.sandbox.sandbox import Sandbox
 from oci_runtime.sandbox.server import ControlServer
 from oci_runtime.sandbox.virtual_machine import VirtualMachine
 from oci_runtime.state import records
+from oci_runtime.state.endings import leave_reason
 from oci_runtime.state.layout import Layout
 
 log = get_logger(__name__)
@@ -43,9 +44,9 @@ async def run_sandbox(launched: Launched, listen_fd: int) -> int:
     sandbox.begin()
     reason = await sandbox.ended
     log.info("pod has ended", reason=reason)
-    if reason:
-        # A command whose request is still on its way learns of no other end than that of its connection.
-        leave_reason(launched.directory, Unavailable(reason, detail=machine.console_tail()))
+    # A command whose request is still on its way learns of no other end than that of its connection.
+    detail = machine.console_tail() if reason else ""
+    leave_reason(launched.directory, Unavailable(reason or "the container that it was for has ended", detail=detail))
     await server.finish(_REQUESTS_S)
     await asyncio.gather(serving, return_exceptions=True)
     return 0

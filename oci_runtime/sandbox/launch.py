@@ -12,15 +12,14 @@ from contextlib import ExitStack
 from oci_runtime import json_text
 from oci_runtime.config.model import Config
 from oci_runtime.config.show import from_json
-from oci_runtime.errors import HostError, InvalidInput, OciRuntimeError, Unsupported, to_wire
-from oci_runtime.host.files import write_atomic
+from oci_runtime.errors import InvalidInput, OciRuntimeError, Unsupported
 from oci_runtime.host.processes import start_time
 from oci_runtime.host.spawn import Child, kill_and_reap
 from oci_runtime.image.store import find_image
 from oci_runtime.log import get_logger
 from oci_runtime.record import Record
 from oci_runtime.sandbox.timeline import Timeline
-from oci_runtime.state.layout import CONSOLE_LOG, ERROR_FILE, short_id
+from oci_runtime.state.layout import CONSOLE_LOG, short_id
 from oci_runtime.state.sandboxes import SandboxRecord
 from oci_runtime.vm.accel import HostFacts, choose_accel, choose_transport, read_host_facts
 from oci_runtime.vm.argv import VmSettings
@@ -141,14 +140,6 @@ def launch(request: BootRequest, began_ns: int) -> Launched:
         launched.close()
         raise
     return launched
-
-
-def leave_reason(directory: str, error: OciRuntimeError) -> None:
-    """Leave why the pod has ended where the creating command looks for it; it finds the log where this fails."""
-    try:
-        write_atomic(os.path.join(directory, ERROR_FILE), json_text.dumps(to_wire(error)).encode())
-    except HostError as failure:
-        log.warning(failure.message)
 
 
 def _check_share(config: Config) -> None:

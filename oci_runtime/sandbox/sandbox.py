@@ -370,8 +370,9 @@ class Sandbox:
                 await self.oom_notices.tell(container)
         except OciRuntimeError as error:
             # One that has ended already went with its container, which the guest has forgotten meanwhile. Else the link
-            # is gone before anybody said so: the end is on the way and finishes this process.
-            if self._ending is None and not process.exit.done():
+            # is gone: why follows within moments, and ends the pod by itself.
+            explained = isinstance(error, Unavailable) and await self.machine.is_lost(_LOSS_S)
+            if self._ending is None and not process.exit.done() and not explained:
                 await self._end(f"lost the guest: {error.message}")
             return
         self._record_exit(container, process, status)
@@ -409,6 +410,7 @@ class Sandbox:
     async def _end_once(self, reason: str) -> None:
         if reason:
             log.info("pod ends", reason=reason)
+        self.machine.failure = self.machine.failure or reason
         self._removals.stop()
         # Containers learn before the machine goes: whatever happens to it from here on, they are over.
         await try_all(

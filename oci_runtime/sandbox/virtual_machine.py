@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from oci_runtime import __version__
 from oci_runtime.agent.client import AgentClient
@@ -34,6 +34,9 @@ from oci_runtime.storage import share
 from oci_runtime.storage.rewrite import guest_storages, rewrite_spec
 from oci_runtime.storage.rewrite_devices import rewrite_devices
 from oci_runtime.vm.machine import Machine
+
+if TYPE_CHECKING:
+    from oci_runtime.storage.virtiofsd import VirtiofsdLaunch
 
 log = get_logger(__name__)
 _T = TypeVar("_T")
@@ -134,9 +137,10 @@ class VirtualMachine:
         try:
             hello = await asyncio.wait_for(self._unless_lost(client.hello(__version__, os.urandom(64))), boot_timeout_s)
         except TimeoutError as error:
+            console = self.console_tail()
+            silence = "" if console else "; its console is empty, try vmpod check --guest, or another vm.accel"
             raise Unavailable(
-                f"guest did not answer within {boot_timeout_s:g} s (setting vm.boot_timeout_s)",
-                detail=self.console_tail(),
+                f"guest did not answer within {boot_timeout_s:g} s (setting vm.boot_timeout_s){silence}", detail=console
             ) from error
         phases = [(phase.name, phase.monotonic_ns) for phase in hello.phases]
         if phases:
@@ -163,13 +167,13 @@ class VirtualMachine:
             ended = await asyncio.shield(machine.exited)
             self._lose(f"virtual machine ended: {ended.reason}" + (f": {ended.detail}" if ended.detail else ""))
 
-        async def watch_virtiofsd(pidfd: int) -> None:
-            await _wait_pidfd(pidfd)
-            self._lose("virtiofsd ended, the guest cannot reach its files any more")
+        async def watch_virtiofsd(daemon: VirtiofsdLaunch) -> None:
+            await _wait_pidfd(daemon.pidfd)
+            self._lose(f"virtiofsd ended, the guest cannot reach its files any more: {daemon.explain_end()}")
 
         self._watchers.append(asyncio.create_task(watch_qemu()))
         if self.launched.virtiofsd is not None:
-            self._watchers.append(asyncio.create_task(watch_virtiofsd(self.launched.virtiofsd.pidfd)))
+            self._watchers.append(asyncio.create_task(watch_virtiofsd(self.launched.virtiofsd)))
 
     async def _watch_link(self, client: AgentClient) -> None:
         await client.closed()

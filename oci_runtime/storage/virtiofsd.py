@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oci_runtime.errors import HostError, InvalidInput, NotFound, Unsupported
-from oci_runtime.host.spawn import Child, SpawnPlan, kill_and_reap, spawn
+from oci_runtime.host.spawn import Child, SpawnPlan, describe_exit, kill_and_reap, reap, spawn
 from oci_runtime.storage.virtiofsd_arguments import check_extra_arguments
 
 CANDIDATES = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd")
@@ -71,6 +71,10 @@ class VirtiofsdLaunch:
             return os.read(self.stderr, _STDERR_BYTES).decode("utf-8", "replace").strip()
         except BlockingIOError:
             return ""
+
+    def explain_end(self) -> str:
+        """How the daemon has ended and what it said last; it is reaped by that. Call once, when `pidfd` says so."""
+        return f"{self.argv[0]}: {describe_exit(reap(self.child) or 0, self.messages())}"
 
     def close(self) -> None:
         """Close our ends; the process must have been reaped. Call once."""
@@ -141,10 +145,13 @@ def plan_virtiofsd_argv(program: str, rust: bool, served: str, settings: Virtiof
 
 def find_virtiofsd(configured: str = "") -> str:
     """Return the program's path. Raises: NotFound naming the packages."""
-    for path in (configured,) if configured else CANDIDATES:
+    places = (configured,) if configured else CANDIDATES
+    for path in places:
         if os.access(path, os.X_OK):
             return path
-    raise NotFound(f"virtiofsd: not found at {configured or ', '.join(CANDIDATES)} ({HINT})")
+    there = next(filter(os.path.exists, places), "")
+    what = f"{there} is not executable" if there else f"not found at {', '.join(places)}"
+    raise NotFound(f"virtiofsd: {what} ({HINT})")
 
 
 @functools.cache

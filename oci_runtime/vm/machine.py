@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from oci_runtime.errors import OciRuntimeError, Unavailable
+from oci_runtime.host.spawn import describe_exit
 from oci_runtime.vm.console import LIMIT_BYTES
 from oci_runtime.vm.hotplug import UNPLUG_DEADLINE_S, Hotplug, PluggedDevice
 from oci_runtime.vm.launch import QemuLaunch
@@ -86,12 +87,13 @@ class Machine:
         try:
             qmp = await Qmp.connect(launch.qmp, deadline_s)
         except BaseException as error:
-            process.kill()
-            await asyncio.shield(process.ended)
-            process.close()
-            if isinstance(error, Unavailable):
-                raise Unavailable(error.message, detail=process.messages()) from error
-            raise
+            try:
+                failure = await process.explain(error) if isinstance(error, Unavailable) else error
+            finally:
+                process.kill()
+                await asyncio.shield(process.ended)
+                process.close()
+            raise failure from error
         return cls(process, qmp, qmp.listen("SHUTDOWN", "GUEST_PANICKED"))
 
     @property
@@ -187,7 +189,9 @@ class Machine:
         reason = self._reason or ("failed" if code >= 0 else "killed")
         detail = self._process.messages()
         if code < 0 and reason in ("killed", "failed"):
-            detail = "\n".join(filter(None, (f"QEMU was ended by signal {-code}", detail)))
+            detail = "\n".join(filter(None, (f"QEMU was {describe_exit(code)}", detail)))
+        elif reason == "failed":
+            detail = "\n".join(filter(None, (f"QEMU gave up: {describe_exit(code)}", detail)))
         ended = VmExit(reason, code, detail)
         self.exited.set_result(ended)
         return ended

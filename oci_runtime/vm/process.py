@@ -7,13 +7,15 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from oci_runtime.errors import OciRuntimeError
-from oci_runtime.host.spawn import kill, kill_and_reap, reap
+from oci_runtime.errors import OciRuntimeError, Unavailable
+from oci_runtime.host.spawn import describe_exit, kill, kill_and_reap, reap
 from oci_runtime.vm.console import LIMIT_BYTES, ConsoleLog
 from oci_runtime.vm.launch import QemuLaunch
 
 _STDERR_BYTES = 16 * 1024
 _READ_BYTES = 64 * 1024
+# From the end of QEMU's connections to the end of its process.
+_END_S = 0.5
 
 
 class QemuProcess:
@@ -45,6 +47,14 @@ class QemuProcess:
     def messages(self) -> str:
         """What QEMU wrote to stderr (the last 16 KiB)."""
         return self._stderr.decode("utf-8", "replace").strip()
+
+    async def explain(self, error: Unavailable) -> Unavailable:
+        """What it means that QEMU's monitor does not talk: QEMU's own end, if that comes within moments."""
+        await asyncio.wait([self.ended], timeout=_END_S)
+        if not self.ended.done():
+            return Unavailable(error.message, detail=self.messages())
+        how = describe_exit(self.ended.result(), self.messages())
+        return Unavailable(f"QEMU ({self.launch.settings.qemu}) ended at once: {how}", detail=self.messages())
 
     def kill(self) -> None:
         """SIGKILL; `ended` completes soon after. Idempotent."""

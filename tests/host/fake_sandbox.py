@@ -265,7 +265,7 @@ class Pod:
     def op_info(self, _request: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
         return {
             "info": {"sandbox_id": self.boot["sandbox_id"]},
-            "containers": [{"id": name} for name in sorted({key[0] for key in self.processes})],
+            "containers": [{"id": name, "status": "created"} for name in sorted({key[0] for key in self.processes})],
         }
 
     def op_timeline(self, _request: dict[str, Any], _fds: list[int]) -> dict[str, Any]:

@@ -152,8 +152,15 @@ def test_a_member_of_a_dead_pod(engine: FakeEngine) -> None:
     os.kill(engine.sandbox_record()["pid"], signal.SIGKILL)
     engine.exit_code("pod")
     result = engine.create("m1", ["true"], check=False, annotations=crio("container", "pod"))
-    assert result.err == "vmpod: sandbox pod is not running any more\n"
+    assert result.err == "vmpod: sandbox pod is not running any more (its sandbox process was killed)\n"
     assert not (engine.root / "m1").exists()
+    for verb in ("logs", "timeline"):
+        assert "its sandbox process was killed" in engine.call(verb, "pod", check=False).err
+    engine.call("gc")
+    for verb in ("logs", "timeline"):
+        error = engine.call(verb, "pod", check=False).err
+        assert error.startswith("vmpod: nothing is kept of the machine of pod: vmpod gc"), error
+        assert engine.call(verb, "none", check=False).err.startswith("vmpod: no container and no sandbox none exists")
     engine.call("delete", "--force", "pod")
     assert not engine.leftovers()
 
@@ -240,7 +247,7 @@ def test_delete_force_cancels_a_creation(engine: FakeEngine) -> None:
     assert "cannot delete container c1 that is not stopped: creating" in error.err
     engine.call("delete", "--force", "c1")
     assert process.wait(10) == 1
-    assert "stopped by SIGTERM" in engine.log("c1")
+    assert engine.log("c1") == "vmpod: create of c1 was cancelled by delete --force\n"
     assert not engine.leftovers()
 
 

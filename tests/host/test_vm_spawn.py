@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from oci_runtime.errors import HostError, NotFound
-from oci_runtime.host.spawn import Child, SpawnPlan, kill, kill_and_reap, reap, spawn
+from oci_runtime.host.spawn import Child, SpawnPlan, describe_exit, kill, kill_and_reap, reap, spawn
 from tests.engine import is_running, wait_until
 
 pytestmark = pytest.mark.root
@@ -141,8 +141,8 @@ def test_cgroups_are_joined_before_the_program_runs(tmp_path: Path) -> None:
     ("plan", "kind", "message"),
     [
         (SpawnPlan(argv=("no-such-program",), hint="apt install it"), NotFound,
-         "program no-such-program: not found or not executable (apt install it)"),
-        (SpawnPlan(argv=("/etc/passwd",)), NotFound, "program /etc/passwd: not found or not executable"),
+         "program no-such-program: not found (apt install it)"),
+        (SpawnPlan(argv=("/etc/passwd",)), NotFound, "program /etc/passwd: not executable"),
         (SpawnPlan(argv=("true",), cgroup_procs=("/none/cgroup.procs",)), HostError,
          "join cgroup /none/cgroup.procs: No such file or directory"),
         (SpawnPlan(argv=("true",), cwd="/none"), HostError, "chdir /none: No such file or directory"),
@@ -166,7 +166,15 @@ def test_a_program_that_cannot_be_executed_is_told_apart_from_one_that_fails(tmp
     broken.chmod(0o755)
     with pytest.raises(HostError) as caught:
         spawn(SpawnPlan(argv=(str(broken),), hint="build it again"))
-    assert str(caught.value) == f"exec {broken}: Exec format error (build it again)"
+    assert str(caught.value) == f"exec {broken}: Exec format error (not a program for this machine: build it again)"
+    broken.write_text("#!/none/sh\n")
+    with pytest.raises(HostError) as caught:
+        spawn(SpawnPlan(argv=(str(broken),)))
+    assert str(caught.value) == f"exec {broken}: No such file or directory (its interpreter or loader is missing)"
+    broken.chmod(0o700)
+    tmp_path.chmod(0o755)
+    with pytest.raises(HostError, match="not executable for uid 4242: apt install it"):
+        spawn(SpawnPlan(argv=(str(broken),), uid=4242, gid=4242, hint="apt install it"))
     assert wait(spawn(SpawnPlan(argv=("false",)))) == 1
 
 
@@ -176,6 +184,8 @@ def test_ends_are_told_by_code_and_signal() -> None:
     assert reap(child) is None
     kill(child, signal.SIGTERM)
     assert wait(child) == -signal.SIGTERM
+    assert describe_exit(-15) == "killed by signal 15"
+    assert describe_exit(3, "first\nlast \x1b[1mwords\n\n") == "exit status 3: last [1mwords"
 
 
 def test_killing_and_reaping_are_idempotent() -> None:

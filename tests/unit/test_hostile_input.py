@@ -124,17 +124,11 @@ def test_a_damaged_record_is_an_error_in_one_line_or_can_be_used(tmp_path_factor
 @SOME
 @given(data=st.data())
 def test_a_damaged_timeline_is_drawn_as_far_as_it_goes(tmp_path_factory: Any, data: st.DataObject) -> None:
-    from oci_runtime.cli.context import Context
-    from oci_runtime.cli.options import Parsed
-
-    options = Parsed()
-    options.values["root"] = [str(tmp_path_factory.getbasetemp() / "timelines")]
-    context = Context(options, [], 0)
-    directory = Path(context.layout.sandbox("c1"))
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = tmp_path_factory.getbasetemp() / "timelines"
+    directory.mkdir(exist_ok=True)
     (directory / "timeline.json").write_bytes(mutate(data, TIMELINE))
     try:
-        lines = draw_waterfall(read_phases(context, "c1")).splitlines()
+        lines = draw_waterfall(read_phases(str(directory), "c1")).splitlines()
     except NotFound as error:
         assert is_one_line(error)
     else:

@@ -219,6 +219,8 @@ async def test_a_qemu_that_refuses_its_arguments_says_why(tmp_path: Path) -> Non
     with pytest.raises(Unavailable) as caught:
         await Machine.connect(launch, tmp_path / "console.log")
     assert "unable to find CPU model 'pentium99'" in caught.value.detail
+    assert caught.value.message.startswith("QEMU (/usr/bin/qemu-system-x86_64) ended at once: exit status 1: ")
+    assert "unable to find CPU model 'pentium99'" in caught.value.message
     assert launch.agent is not None
     launch.agent.close()
     assert is_gone(launch.pid)
@@ -272,7 +274,8 @@ async def test_a_pod_that_ends_before_its_monitor_answers_leaves_no_qemu(tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"qemu": "qemu-none"}, "program qemu-none: not found or not executable (apt install qemu-system-x86)"),
+        ({"qemu": "qemu-none"}, "program qemu-none: not found (apt install qemu-system-x86)"),
+        ({"qemu": "/etc/passwd"}, "program /etc/passwd: not executable (apt install qemu-system-x86)"),
         ({"kernel": "/none/kernel"}, "kernel /none/kernel: no such file (vmpod image build)"),
         ({"initrd": "/none/initrd"}, "initrd /none/initrd: no such file (vmpod image build)"),
         ({"image": "/none/rootfs"}, "image /none/rootfs: no such file (vmpod image build)"),

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +50,14 @@ def assert_pod_is_over(engine: Engine) -> None:
 def test_death_of_qemu_ends_the_pod(engine: Engine) -> None:
     run_pod(engine)
     kill(engine.sandbox_record()["qemu"]["pid"])
-    assert_pod_died(engine)
+    for name in ("s", "c"):
+        assert engine.exit_code(name) == 137
+    reason = "virtual machine ended: killed: QEMU was killed by signal 9"
+    late = engine.create("late", SLEEP, check=False, annotations=crio("container", "s"))
+    assert late.err == f"vmpod: sandbox s is not running any more ({reason})\n"
+    for verb in (["logs"], ["logs", "--sandbox"], ["timeline"]):
+        assert f"the machine of c is gone: {reason}\n" in engine.call(*verb, "c").err
+    assert_pod_is_over(engine)
 
 
 _KILL_MACHINE = """
@@ -82,7 +90,8 @@ def test_death_of_virtiofsd_ends_the_pod_without_the_guests_help_and_is_named(en
     for name in ("s", "c"):
         assert engine.exit_code(name) == 137
     (log,) = engine.root.glob(".sandboxes/*/sandbox.log")
-    assert "virtiofsd ended, the guest cannot reach its files any more" in log.read_text()
+    assert "virtiofsd ended, the guest cannot reach its files any more: /usr/lib" in log.read_text()
+    assert "killed by signal 9" in log.read_text()
     assert_pod_is_over(engine)
     assert not is_running(record["qemu"]["pid"])
 
@@ -133,13 +142,37 @@ def test_command_killed_in_the_middle_of_create(engine: Engine) -> None:
         wait_until(lambda: not engine.leftovers(), f"after {delay_s} s: {engine.leftovers()}", 10)
 
 
-def test_delete_force_cancels_a_create(engine: Engine) -> None:
-    creation = engine.begin_create("d", engine.bundle("d", SLEEP))
-    wait_until(lambda: (engine.root / "d" / "state.json").exists(), "create has begun")
-    time.sleep(0.5)
+@pytest.mark.parametrize("moment", ["while the monitor is awaited", "while the guest boots"])
+def test_delete_force_cancels_a_create(engine: Engine, tmp_path: Path, moment: str) -> None:
+    """Neither would come to its end before the engine's patience does."""
+    silent = script(tmp_path, "exec sleep 1000")
+    monitor = moment == "while the monitor is awaited"
+    with_config(engine, f'[vm]\nqemu = "{silent}"' if monitor else '[vm]\nkernel_parameters = "rdinit=/bin/cat"')
+    creation = engine.begin_create("d", engine.bundle("d", SLEEP, annotations=crio("sandbox", "d")))
+    wait_until(lambda: list(engine.root.glob(".sandboxes/*/console.log")), "QEMU is watched")
     engine.call("delete", "--force", "d")
-    assert creation.wait(20) != 0
-    wait_until(lambda: not engine.leftovers(), f"{engine.leftovers()}", 10)
+    assert creation.wait(20) == 1
+    assert engine.log("d") == "vmpod: create of d was cancelled by delete --force\n"
+    assert engine.leftovers() == []
+
+
+def script(directory: Path, text: str) -> Path:
+    """A program that anybody may run."""
+    path = Path(tempfile.mkdtemp(dir=directory)) / "program"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    for place in (path, *path.parents[: len(path.parts) - len(Path(tempfile.gettempdir()).parts) - 1]):
+        place.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("setting", ["[vm]\nqemu", "[storage]\nvirtiofsd"])
+def test_a_program_that_ends_at_once_is_named_with_its_last_words(engine: Engine, tmp_path: Path, setting: str) -> None:
+    program = script(tmp_path, "echo first >&2; echo last words >&2; exit 3")
+    with_config(engine, f'{setting} = "{program}"')
+    failed = engine.create("x", SLEEP, check=False)
+    assert failed.code == 1 and engine.leftovers() == []
+    line = failed.err.splitlines()[0]
+    assert str(program) in line and line.endswith("exit status 3: last words"), failed.err
 
 
 def with_config(engine: Engine, text: str) -> None:
@@ -201,6 +234,16 @@ def test_a_guest_that_never_comes_up_shows_its_console(engine: Engine) -> None:
     assert "guest" in failed.err or "virtual machine" in failed.err
     assert "sandbox process ended" not in failed.err, "it did not, the guest failed"
     assert "Kernel panic" in failed.err or "rdinit" in failed.err or "nothing" in failed.err, failed.err
+    assert engine.leftovers() == []
+
+
+def test_a_guest_that_is_silent_is_said_to_be(engine: Engine) -> None:
+    with_config(engine, "[vm]\nboot_timeout_s = 1")
+    failed = engine.create("x", SLEEP, check=False)
+    assert failed.err == (
+        "vmpod: guest did not answer within 1 s (setting vm.boot_timeout_s); its console is empty, try vmpod check"
+        " --guest, or another vm.accel\n"
+    )
     assert engine.leftovers() == []
 
 
