@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from oci_runtime.errors import WrongState
+
 
 @dataclass(frozen=True)
 class CreateRequest:
@@ -21,3 +23,15 @@ class CreateRequest:
     guest_mounts: tuple[dict[str, Any], ...] = ()
     pid_namespace_of: str = ""
     stdin: bool = True
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the container's process has a terminal."""
+        return bool((self.spec.get("process") or {}).get("terminal"))
+
+    def refusal(self, sandbox_id: str, reason: str, console: str) -> WrongState:
+        """The answer of a pod that has ended, or that ends while the container is being made; it says why."""
+        return WrongState(
+            f"cannot create container {self.container_id}: sandbox {sandbox_id} is not running any more ({reason})",
+            detail=console,
+        )

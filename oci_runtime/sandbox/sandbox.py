@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 from oci_runtime.agent.client import AgentClient
 from oci_runtime.errors import AlreadyExists, InvalidInput, NotFound, OciRuntimeError, Unavailable, WrongState
@@ -29,7 +29,7 @@ log = get_logger(__name__)
 _SIGKILL = 9
 # A broken link to the guest is noticed by its callers first; why it broke follows within moments.
 _LOSS_S = 1.0
-_T = TypeVar("_T")
+Warnings = tuple[str, ...]
 MAX_CONTAINERS = 256
 MAX_EXECS = 1024
 
@@ -50,6 +50,7 @@ class Sandbox:
         self._events = EventFeed()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending: asyncio.Task[None] | None = None
+        self._end_reason = ""
         self._owner_seen = False
 
     # Beginning
@@ -85,27 +86,28 @@ class Sandbox:
 
     # Containers
 
-    async def create_container(self, request: CreateRequest) -> tuple[str, ...]:
+    async def create_container(self, request: CreateRequest) -> Warnings:
         """Create a container up to, not including, its process's first instruction; return the guest's warnings.
 
         Boot errors surface here. After a failure nothing of the container is left, on the host or in the guest.
         """
         descriptors = list(request.descriptors)
         try:
-            self._require_open(request.container_id)
+            if self._ending is not None:
+                raise self._refusal(request)
             if request.container_id in self.containers:
                 raise AlreadyExists(f"container {request.container_id} already exists in this pod")
             if len(self.containers) >= MAX_CONTAINERS:
                 raise InvalidInput(f"pod has {MAX_CONTAINERS} containers, no more are taken")
             container = Container(request.container_id, request.bundle, request.spec, request.pid)
-            terminal = bool((request.spec.get("process") or {}).get("terminal"))
-            process = Process(container.id, "", terminal=terminal)
+            process = Process(container.id, "", terminal=request.terminal)
             container.processes[""] = process
             self.containers[container.id] = container
             async with self._lock(container.id), contextlib.AsyncExitStack() as undo:
                 undo.callback(self._forget, container)
-                warnings = await self.machine.create_container(request, container, undo, self.owner_id)
-                self._require_open(container.id)  # who ends the pod has counted only those that were there
+                warnings = await self._make(request, container, undo)
+                if self._ending is not None:  # who ends the pod has counted only those that were there
+                    raise self._refusal(request)
                 container.move(Status.CREATED)
                 undo.pop_all()
         finally:
@@ -115,6 +117,15 @@ class Sandbox:
         self._spawn(self._watch(container, process))
         self._arrive(process)
         return warnings
+
+    async def _make(self, request: CreateRequest, container: Container, undo: contextlib.AsyncExitStack) -> Warnings:
+        try:
+            return await self.machine.create_container(request, container, undo, self.owner_id)
+        except Unavailable as error:
+            boot_failed = error.message == self.machine.failure
+            if boot_failed or (self._ending is None and not await self.machine.is_lost(_LOSS_S)):
+                raise
+            raise self._refusal(request) from error
 
     async def start(self, container_id: str) -> None:
         """Let the created container's process run."""
@@ -333,7 +344,7 @@ class Sandbox:
             container.move(Status.RUNNING)
             self._changed(container, "resumed")
 
-    async def update(self, container_id: str, resources: dict[str, Any]) -> tuple[str, ...]:
+    async def update(self, container_id: str, resources: dict[str, Any]) -> Warnings:
         """Apply OCI linux.resources in the guest; return what could not be done."""
         container = self._container(container_id)
         container.require(Status.CREATED, Status.RUNNING, Status.PAUSED)
@@ -409,6 +420,7 @@ class Sandbox:
 
     async def _end_once(self, reason: str) -> None:
         if reason:
+            self._end_reason = reason
             log.info("pod ends", reason=reason)
         self.machine.failure = self.machine.failure or reason
         self._removals.stop()
@@ -446,15 +458,9 @@ class Sandbox:
         self._require_alive()
         return await self.machine.agent()
 
-    def _require_open(self, container_id: str) -> None:
-        """Raise WrongState if the pod takes no containers any more."""
-        if self._ending is not None:
-            reason = self.machine.failure or "its sandbox container ended"
-            raise WrongState(
-                f"cannot create container {container_id}: sandbox {self.machine.sandbox_id} is not running any more"
-                f" ({reason})",
-                detail=self.machine.console_tail(),
-            )
+    def _refusal(self, request: CreateRequest) -> WrongState:
+        reason = self.machine.failure or self._end_reason or "its sandbox container ended"
+        return request.refusal(self.machine.sandbox_id, reason, self.machine.console_tail())
 
     def _require_alive(self) -> None:
         if self._ending is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -40,7 +42,11 @@ class Guest:
 
 
 class Machine:
-    """A machine that is up at once. creating: holds a creation up, until it is set."""
+    """A machine that is up at once.
+
+    creating: holds a creation up, until it is set; broken_link: how it fails then. quiet: holds the pod's end up. loss:
+    why the machine cannot go on, once it is set.
+    """
 
     sandbox_id = "pod"
     writes_disks = False
@@ -51,13 +57,21 @@ class Machine:
         self.config = load_config()
         self.creating = asyncio.Event()
         self.creating.set()
+        self.broken_link: Exception | None = None
+        self.quiet = asyncio.Event()
+        self.quiet.set()
+        self.loss: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.removed: list[str] = []
         self.is_closed = False
 
     async def bring_up(self) -> None: ...
 
     async def lost(self) -> str:
-        return str(await asyncio.get_running_loop().create_future())
+        return await asyncio.shield(self.loss)
+
+    async def is_lost(self, wait_s: float) -> bool:
+        await asyncio.wait([self.loss], timeout=wait_s)
+        return self.loss.done()
 
     async def agent(self) -> Guest:
         return self.guest
@@ -67,12 +81,15 @@ class Machine:
     ) -> tuple[str, ...]:
         undo.callback(self.removed.append, request.container_id)
         await self.creating.wait()
+        if self.broken_link is not None:
+            raise self.broken_link
         return ()
 
     async def remove_container(self, container: Container) -> None:
         self.removed.append(container.id)
 
-    async def quiesce(self) -> None: ...
+    async def quiesce(self) -> None:
+        await self.quiet.wait()
 
     async def close(self) -> None:
         self.creating.set()  # what was on its way to the guest is answered in the last moment
@@ -143,6 +160,62 @@ async def test_a_container_that_comes_into_being_while_the_pod_ends_is_refused(p
         await creating
     assert pod.machine.removed == ["late"]
     assert not pod.sandbox.containers and not pod.told
+
+
+CUT_OFF = Unavailable("CreateContainer: the connection was closed")
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"), [("", "its sandbox container ended"), ("the last container was deleted",) * 2]
+)
+async def test_a_creation_that_the_pods_end_cuts_off_names_the_pod_and_the_reason(
+    pod: Pod, reason: str, said: str
+) -> None:
+    pod.machine.creating.clear()
+    creating = asyncio.create_task(pod.create("late"))
+    await asyncio.sleep(0)
+    pod.machine.broken_link = CUT_OFF
+    await pod.sandbox._end(reason)
+    message = f"cannot create container late: sandbox pod is not running any more ({said})"
+    with pytest.raises(WrongState, match=re.escape(message)):
+        await creating
+    assert pod.machine.removed == ["late"]
+
+
+async def test_a_creation_that_a_lost_machine_cuts_off_waits_for_the_reason(pod: Pod) -> None:
+    """The link breaks before anybody knows why."""
+    pod.machine.broken_link = CUT_OFF
+    creating = asyncio.create_task(pod.create("late"))
+    await asyncio.sleep(0)
+    pod.machine.failure = "virtual machine ended: killed"
+    pod.machine.loss.set_result(pod.machine.failure)
+    with pytest.raises(WrongState, match=r"is not running any more \(virtual machine ended: killed\)"):
+        await creating
+
+
+async def test_a_creation_that_fails_with_the_boot_says_what_the_boot_says(pod: Pod) -> None:
+    pod.machine.failure = "guest did not answer within 60 s"
+    pod.machine.broken_link = Unavailable(pod.machine.failure)
+    with pytest.raises(Unavailable, match="^guest did not answer within 60 s$"):
+        await pod.create("first")
+
+
+async def test_sigkill_that_comes_while_the_pod_ends_is_obeyed_and_other_signals_are_too_late(pod: Pod) -> None:
+    """An engine kills all containers of a pod at once; the first of them may be the one that the pod ends with."""
+    await pod.create("a")
+    pod.machine.quiet.clear()
+    ending = asyncio.create_task(pod.sandbox.shutdown(""))
+    await asyncio.sleep(0)
+    assert not pod.sandbox.container("a").init.exit.done()
+    with pytest.raises(WrongState, match="container not running: its pod has ended"):
+        await pod.sandbox.kill("a", "", signal.SIGTERM)
+    killing = asyncio.create_task(pod.sandbox.kill("a", "", signal.SIGKILL))
+    await asyncio.sleep(0)
+    assert not killing.done()
+    pod.machine.quiet.set()
+    await killing
+    assert pod.sandbox.container("a").init.exit.result().code == KILLED
+    await ending
 
 
 async def test_a_pod_ends_whatever_the_record_of_its_containers_does(pod: Pod) -> None:
