@@ -20,6 +20,19 @@ if TYPE_CHECKING:
 
     from oci_runtime.storage.sources import Sources
 
+_NO_RIGHT = (
+    "the device cgroup, the mount or the rights that vmpod runs with forbid it: allow it there, or leave the disk out"
+)
+_NO_DISK = "the host has no such disk"
+_HINTS = {
+    errno.ENXIO: _NO_DISK,
+    errno.ENODEV: _NO_DISK,
+    errno.EPERM: _NO_RIGHT,
+    errno.EACCES: _NO_RIGHT,
+    errno.EROFS: "it cannot be written to: ask for it read-only",
+    errno.ENOMEDIUM: "it has no medium in it",
+}
+
 
 def open_disk(path: str, what: str, *, readonly: bool) -> tuple[int, bool]:
     """Open a block device or an image file for the machine; return its descriptor and whether it is read-only.
@@ -39,8 +52,7 @@ def open_disk(path: str, what: str, *, readonly: bool) -> tuple[int, bool]:
     except FileNotFoundError as error:
         raise NotFound(f"{what}: {os.strerror(errno.ENOENT)}") from error
     except OSError as error:
-        hint = "the host has no such disk" if error.errno in (errno.ENXIO, errno.ENODEV) else ""
-        raise HostError.from_oserror(error, "open", what, hint=hint) from error
+        raise HostError.from_oserror(error, "open", what, hint=_HINTS.get(error.errno or 0, "")) from error
 
 
 def _is_readonly(number: int) -> bool:

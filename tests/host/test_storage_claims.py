@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from oci_runtime.control.frames import ConnectionLost
 from oci_runtime.errors import HostError, NotFound
 from oci_runtime.host import syscalls
 from oci_runtime.storage.claims import NONE, claim
+from oci_runtime.storage.disks import open_disk
 from tests.loop_lab import loop_disk
 from tests.storage_lab import private_mounts  # noqa: F401 - a fixture
 
@@ -43,6 +45,16 @@ def test_what_the_host_has_mounted_is_refused_and_named(disk: tuple[str, int], t
             claim(descriptor, "root.path x", keep=keep)
     syscalls.umount(str(tmp_path / "mnt"))
     assert claim(descriptor, "x", keep=False) == NONE
+
+
+def test_a_disk_that_may_not_be_opened_says_what_to_do(disk: tuple[str, int], tmp_path: Path) -> None:
+    """A mount without devices stands for all that forbids it: a device cgroup answers alike."""
+    syscalls.mount("tmpfs", str(tmp_path), "tmpfs", syscalls.MS_NODEV)
+    os.mknod(tmp_path / "node", stat.S_IFBLK | 0o600, os.fstat(disk[1]).st_rdev)
+    with pytest.raises(
+        HostError, match=r"open linux\.devices\[0\] /dev/x: Permission denied \(.* leave the disk out\)$"
+    ):
+        open_disk(str(tmp_path / "node"), "linux.devices[0] /dev/x", readonly=True)
 
 
 def test_a_writer_is_alone_and_the_host_cannot_mount_what_it_has(disk: tuple[str, int], tmp_path: Path) -> None:
