@@ -74,7 +74,9 @@ def main(argv: list[str] | None = None) -> int:
         for check in checks:
             print(f"{check.id:45} {check.clause:40} {check.title}")
         return 0
-    found = shutil.which(options.runtime or "")
+    if not options.runtime:
+        parser.error("--runtime is missing: the path or name of the OCI runtime to test, such as runc")
+    found = shutil.which(options.runtime)
     if found is None:
         parser.error(f"--runtime {options.runtime}: no such program")
     if not checks:

@@ -34,6 +34,16 @@ def test_reports(tmp_path: Path) -> None:
     assert 'src="' not in page and "@import" not in page and "<link" not in page
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [((), "--runtime is missing"), (("--runtime", "no-such-runtime"), "--runtime no-such-runtime: no such program")],
+)
+def test_a_runtime_has_to_be_named(arguments: tuple[str, ...], said: str) -> None:
+    argv = [sys.executable, "-m", "conformance", *arguments]
+    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and said in done.stderr
+
+
 def test_unexpected_pass_is_shown(tmp_path: Path) -> None:
     """A deviation that no longer happens is an unexpected result, and the run is red."""
     expected = tmp_path / "expected.toml"
