@@ -45,10 +45,11 @@ class SpawnPlan(Record):
 
     argv: argv[0] is a path, or a name that is searched on PATH. fds: number in the child → our descriptor (0-2 that are
     not named become /dev/null). uid None keeps the caller's credentials; otherwise gid and groups are set too and all
-    capabilities go but those listed, by number, which the program has from its start. root: a root directory of its
-    own, which wants CLONE_NEWNS in unshare. rlimits: (resource.RLIMIT_*, soft, hard). cgroup_procs: paths of
-    cgroup.procs files to join before exec. join: (descriptor, CLONE_NEW*) of namespaces to enter; unshare: CLONE_NEW*
-    flags of new ones. die_with_parent: SIGKILL when the spawning thread ends. hint: how to get a missing program.
+    capabilities go but those listed, by number, which the program has from its start. securebits: its SECBIT_*.
+    root: a root directory of its own, which wants CLONE_NEWNS in unshare. rlimits: (resource.RLIMIT_*, soft, hard).
+    cgroup_procs: paths of cgroup.procs files to join before exec. join: (descriptor, CLONE_NEW*) of namespaces to
+    enter; unshare: CLONE_NEW* flags of new ones. die_with_parent: SIGKILL when the spawning thread ends. hint: how to
+    get a missing program.
     """
 
     argv: Sequence[str]
@@ -59,6 +60,7 @@ class SpawnPlan(Record):
     gid: int = 0
     groups: Sequence[int] = ()
     capabilities: Sequence[int] = ()
+    securebits: int = 0
     root: PrivateRoot | None = None
     umask: int = 0o077
     rlimits: Sequence[tuple[int, int, int]] = ()
@@ -248,6 +250,8 @@ def _prepare(plan: SpawnPlan, parent: int, report: int) -> None:
         _step("setresuid", str(plan.uid), os.setresuid, plan.uid, plan.uid, plan.uid)
         if plan.capabilities:
             syscalls.keep_capabilities(plan.capabilities)
+    if plan.securebits:
+        syscalls.prctl(syscalls.PR_SET_SECUREBITS, plan.securebits)
     if plan.no_new_privileges:
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     if plan.die_with_parent:

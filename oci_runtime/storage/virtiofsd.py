@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oci_runtime.errors import HostError, InvalidInput, NotFound, Unsupported
+from oci_runtime.host import syscalls
 from oci_runtime.host.spawn import Child, SpawnPlan, describe_exit, kill_and_reap, reap, spawn
 from oci_runtime.storage.virtiofsd_arguments import check_extra_arguments
 
@@ -92,7 +93,8 @@ def launch_virtiofsd(
     """
     settings = settings or VirtiofsdSettings()
     program = find_virtiofsd(settings.path)
-    argv = plan_virtiofsd_argv(program, is_rust(program), str(served), settings)
+    rust = is_rust(program)
+    argv = plan_virtiofsd_argv(program, rust, str(served), settings)
     with ExitStack() as inherited, ExitStack() as on_failure:
         listener = socket.socket(socket.AF_UNIX)
         inherited.callback(listener.close)
@@ -106,6 +108,10 @@ def launch_virtiofsd(
             argv=argv,
             fds={1: stderr_far, 2: stderr_far, _SOCKET_FD: listener.fileno()},
             environ={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+            # What the guest's users make, QEMU's virtiofsd makes as them, but without their supplementary groups, and
+            # so is refused where only one of these may write. Who may write is decided by the guest's kernel already.
+            # The Rust one keeps its rights by itself.
+            securebits=0 if rust else syscalls.SECBIT_NO_SETUID_FIXUP,
             umask=0,
             rlimits=((resource.RLIMIT_NOFILE, *_fd_limits()), (resource.RLIMIT_CORE, 0, 0)),
             cgroup_procs=cgroup_procs,

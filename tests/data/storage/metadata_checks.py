@@ -14,7 +14,7 @@ import socket
 import stat
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 FILES = int(sys.argv[1])
@@ -53,13 +53,13 @@ def called(result: int) -> str:
     return errno.errorcode[ctypes.get_errno()] if result < 0 else "fine"
 
 
-def in_child(call: Callable[[], Any], uid: int = 0) -> str:
+def in_child(call: Callable[[], Any], uid: int = 0, groups: Sequence[int] = ()) -> str:
     """The output of a call in another process, as another user."""
     ours, theirs = os.pipe()
     pid = os.fork()
     if not pid:
         if uid:
-            os.setgroups([])
+            os.setgroups(groups)
             os.setgid(uid)
             os.setuid(uid)
         try:
@@ -119,6 +119,39 @@ def permissions() -> Any:
         in_child(lambda: error(write, "sticky/mine"), 1000),
         in_child(lambda: error(os.chown, "secret", 1000, 1000), 1000),
         status("sticky/mine"),
+    ]
+
+
+def supplementary_groups() -> Any:
+    """Directories of a group to which users belong by nothing else, as a volume with an fsGroup is."""
+    for name, mode in (("of_members", 0o2770), ("of_members_alone", 0o770), ("of_all", 0o2777)):
+        os.mkdir(name)
+        os.chown(name, 0, 2000)
+        os.chmod(name, mode)
+
+    def make() -> list[Any]:
+        results: list[Any] = []
+        for where in ("of_members", "of_members_alone"):
+            descriptor = os.open(f"{where}/set", os.O_CREAT | os.O_WRONLY, 0o2755)
+            os.fchmod(descriptor, 0o2755)
+            os.close(descriptor)
+            results += [
+                error(write, f"{where}/file"),
+                error(os.mkdir, f"{where}/directory"),
+                error(os.symlink, "file", f"{where}/link"),
+                error(os.mkfifo, f"{where}/pipe"),
+                error(os.mknod, f"{where}/null", stat.S_IFCHR | 0o666, os.makedev(1, 3)),
+                error(os.rename, f"{where}/link", f"{where}/renamed"),
+            ]
+            results += [[name, status(f"{where}/{name}")] for name in sorted(os.listdir(where))]
+        return results
+
+    return [
+        in_child(make, 1000, (2000,)),
+        in_child(lambda: error(write, "of_members/no"), 1000),
+        in_child(lambda: error(write, "of_members/no"), 1000, (2001,)),
+        in_child(lambda: os.close(os.open("of_all/set", os.O_CREAT | os.O_WRONLY, 0o2755)), 1000),
+        status("of_all/set"),
     ]
 
 
@@ -322,6 +355,7 @@ def what_differs() -> Any:
         "get flags": asked,
         "set flags": called(_libc.ioctl(descriptor, _FS_IOC_SETFLAGS, ctypes.byref(flags))),
         "trusted": error(os.setxattr, "differs", "trusted.overlay.opaque", b"y"),
+        "security": error(os.setxattr, "differs", "security.other", b"y"),
     }
     os.close(descriptor)
     os.unlink("differs")
@@ -460,9 +494,9 @@ def _random_io(chance: random.Random, path: str) -> str:
 
 
 CHECKS = (
-    ownership, suid_is_lost_by_writing, permissions, extended_attributes, access_lists, links, sparse_files, locks,
-    memory_maps, direct, renames, rename_flags, device_nodes, copies, what_differs, names, times, appends,
-    special_files, errors, small_files, random_io,
+    ownership, suid_is_lost_by_writing, permissions, supplementary_groups, extended_attributes, access_lists, links,
+    sparse_files, locks, memory_maps, direct, renames, rename_flags, device_nodes, copies, what_differs, names, times,
+    appends, special_files, errors, small_files, random_io,
 )  # fmt: skip
 
 
