@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from oci_runtime.config.model import StorageConfig
 from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError, Unsupported
 from oci_runtime.log import get_logger
+from oci_runtime.sandbox.threads import in_thread
 from oci_runtime.state.layout import short_id
 from oci_runtime.storage.claims import NONE, claim
 from oci_runtime.storage.volumes import forget_pod, note_pod
@@ -46,9 +47,8 @@ class _Plugged:
 
     def let_go(self) -> None:
         """Give up the claim. Idempotent."""
-        if self.claim != NONE:
-            os.close(self.claim)
-            self.claim = NONE
+        held, self.claim = self.claim, NONE
+        _let_go(held)
 
 
 class PodDisks:
@@ -85,7 +85,7 @@ class PodDisks:
         """
         for description, fd in wanted:
             if not any(disk.key == _key(fd) for disk in self._plugged):
-                await asyncio.to_thread(claim, fd, str(description["what"]), keep=False)
+                await in_thread(claim, fd, str(description["what"]), keep=False)
 
     async def mount(self, container_id: str, description: Mapping[str, Any], fd: int) -> str:
         """Mount the file system of a disk in the guest, once for all containers that have it; return its path there.
@@ -143,12 +143,11 @@ class PodDisks:
 
     async def _plug(self, key: Key, fd: int, readonly: bool, to_mount: str) -> _Plugged:
         machine = await self._machine.machine()
-        held = await asyncio.to_thread(claim, fd, to_mount, keep=not readonly) if to_mount else NONE
+        held = await in_thread(claim, fd, to_mount, keep=not readonly, discard=_let_go) if to_mount else NONE
         try:
             device = await machine.plug_disk(fd, readonly=readonly, bus=self._driver, shared=not to_mount)
         except BaseException:
-            if held != NONE:
-                os.close(held)
+            _let_go(held)
             raise
         return _Plugged(key, readonly, device, claim=held)
 
@@ -237,6 +236,11 @@ class PodDisks:
             }
             for disk in self._plugged
         ]
+
+
+def _let_go(held: int) -> None:
+    if held != NONE:
+        os.close(held)
 
 
 def _key(fd: int) -> Key:

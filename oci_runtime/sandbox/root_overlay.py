@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from oci_runtime.config.model import StorageConfig
 from oci_runtime.errors import OciRuntimeError
 from oci_runtime.log import get_logger
 from oci_runtime.sandbox.disks import PodDisks
+from oci_runtime.sandbox.threads import in_thread
 from oci_runtime.storage.scratch import make_scratch
 
 if TYPE_CHECKING:
@@ -43,9 +43,8 @@ class RootOverlays:
         agent = await self._machine.agent()
         made = self._made.setdefault(container_id, [])
         if kind == "disk":
-            scratch = await asyncio.to_thread(
-                make_scratch, self._storage.scratch_directory, self._storage.scratch_size_mib
-            )
+            directory, size_mib = self._storage.scratch_directory, self._storage.scratch_size_mib
+            scratch = await in_thread(make_scratch, directory, size_mib, discard=os.close)
             try:
                 description = {"what": "scratch disk", "fstype": "ext4", "options": ["noatime"], "readonly": False}
                 upper = await self._disks.mount(container_id, description, scratch)

@@ -11,6 +11,7 @@ import stat
 from oci_runtime.agent.client import AgentClient
 from oci_runtime.errors import OciRuntimeError, Unavailable
 from oci_runtime.log import get_logger
+from oci_runtime.sandbox.threads import in_thread
 from oci_runtime.storage.trees import FILE, GUEST_BYTES, TreeEntry, TreeWatch, UnfitTree
 from oci_runtime.ttrpc.proto import agent_pb2 as pb
 
@@ -74,7 +75,7 @@ class WatchedTrees:
         if self._watch is None:
             self._watch = TreeWatch()
             asyncio.get_running_loop().add_reader(self._watch.fileno(), self._note_change)
-        entries = await _read(self._watch, source_fd)
+        entries = await in_thread(self._watch.read, source_fd)
         self._changed.set()  # the reading may have taken events of other trees
         copy = _Copy(os.dup(source_fd), f"{_ROOT}/{next(self._numbers)}", entries)
         self._copies[pool] = copy
@@ -146,21 +147,12 @@ class WatchedTrees:
 
     async def _update(self, client: AgentClient, copy: _Copy) -> None:
         assert self._watch is not None, "made before the first copy"
-        entries = await _read(self._watch, copy.source)
+        entries = await in_thread(self._watch.read, copy.source)
         if entries == copy.entries:
             return
         if copy.mounted:
             await client.sync_tree(copy.target, _messages(entries))
         copy.entries = entries
-
-
-async def _read(watch: TreeWatch, source_fd: int) -> tuple[TreeEntry, ...]:
-    """Read a tree in a thread; its descriptors are not let go before the thread has ended, even if cancelled."""
-    reading = asyncio.ensure_future(asyncio.to_thread(watch.read, source_fd))
-    try:
-        return await asyncio.shield(reading)
-    finally:
-        await asyncio.wait([reading])
 
 
 def _messages(entries: tuple[TreeEntry, ...]) -> list[pb.TreeEntry]:

@@ -22,6 +22,7 @@ from oci_runtime.host.spawn import Child, kill_and_reap
 from oci_runtime.log import get_logger
 from oci_runtime.sandbox.request import CreateRequest
 from oci_runtime.sandbox.sandbox import Sandbox
+from oci_runtime.sandbox.threads import in_thread
 from oci_runtime.shim import holder
 from oci_runtime.shim.boot import check_route
 from oci_runtime.shim.metrics import Overhead
@@ -34,7 +35,7 @@ from oci_runtime.state import records
 from oci_runtime.state.layout import Layout
 from oci_runtime.state.records import ContainerRecord
 from oci_runtime.storage.mount_points import check_mount_points
-from oci_runtime.storage.sources import open_sources
+from oci_runtime.storage.sources import Sources, open_sources
 
 log = get_logger(__name__)
 
@@ -102,15 +103,17 @@ class HostSide:
         if request.rootfs and root_disk is None:
             await self._mount(request, bundle, undo)
         if root_disk is None and (bundle.spec.root.readonly or config.storage.rootfs_overlay in ("none", "auto")):
-            await asyncio.to_thread(check_mount_points, bundle.rootfs, bundle.spec.mounts)
+            await in_thread(check_mount_points, bundle.rootfs, bundle.spec.mounts)
         self._start_holder(container_id, prepared)
         self._join_cgroup(container_id, prepared)
         if hooks:
             state = prepared.record.oci_state(records.CREATING)
             pid = prepared.record.pid
-            await asyncio.to_thread(run_creation_hooks, hooks, state, bundle.path, pid, holder.KINDS)
+            await in_thread(run_creation_hooks, hooks, state, bundle.path, pid, holder.KINDS)
         volumes = config.storage.direct_volumes
-        sources = await asyncio.to_thread(open_sources, bundle.raw, bundle.path, volumes=volumes, root_disk=root_disk)
+        sources = await in_thread(
+            open_sources, bundle.raw, bundle.path, volumes=volumes, root_disk=root_disk, discard=Sources.close
+        )
         for warning in sources.warnings:
             log.warning(warning, container=container_id)
         with contextlib.ExitStack() as on_failure:
@@ -151,7 +154,7 @@ class HostSide:
         if hasattr(prepared, "record"):
             await self._tolerantly(prepared, "poststop", records.STOPPED)
         try:
-            await asyncio.to_thread(prepared.undo.close)
+            await in_thread(prepared.undo.close)
         except (OciRuntimeError, OSError) as error:
             log.error("cannot undo", container=container_id, reason=str(error))
 
@@ -166,7 +169,7 @@ class HostSide:
         """Mirror new limits on the stand-in's cgroup."""
         prepared = self._containers.get(container_id)
         if prepared is not None and prepared.record.cgroups:
-            await asyncio.to_thread(mirror_limits, prepared.record.cgroups, resources)
+            await in_thread(mirror_limits, prepared.record.cgroups, resources)
 
     async def overhead(self, container_id: str, guest_usage: list[Any]) -> Overhead:
         """What the pod's processes cost beyond the figures of its containers."""
@@ -193,7 +196,7 @@ class HostSide:
         planned = plan_mounts(list(request.rootfs))
         place = RootPlace(bundle.path)
         undo.callback(place.unmount)
-        await asyncio.to_thread(mount_rootfs, planned, place)
+        await in_thread(mount_rootfs, planned, place)
 
     def _start_holder(self, container_id: str, prepared: _Prepared) -> None:
         """In the loop's thread: the holder dies with the thread that starts it."""
@@ -228,4 +231,4 @@ class HostSide:
         hooks = prepared.record.hooks.get(kind)
         if hooks:
             state = prepared.record.oci_state(status)
-            await asyncio.to_thread(run_tolerantly, kind, hooks, state, prepared.bundle.path)
+            await in_thread(run_tolerantly, kind, hooks, state, prepared.bundle.path)

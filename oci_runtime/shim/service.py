@@ -131,21 +131,24 @@ class TaskService:
         # A Delete may come while this runs (CRI-O after its timeout): it cancels the work and waits for its undo.
         work = asyncio.create_task(self._create(task, request))
         self._creations[task.id] = work
+        work.add_done_callback(lambda _: self._note_creation(task))
         try:
             return await work
-        except asyncio.CancelledError:
-            work.cancel()
+        except asyncio.CancelledError:  # with the work's undo behind it, whoever was cancelled
             caller = asyncio.current_task()
             if caller is not None and caller.cancelling():
                 raise
             raise WrongState(f"container {task.id} was deleted while it was being created") from None
-        finally:
-            self._creations.pop(task.id, None)
+
+    def _note_creation(self, task: Task) -> None:
+        """A creation is over; one that failed, or was cancelled before its first step, leaves no task."""
+        self._creations.pop(task.id, None)
+        if not task.ready:
+            self.tasks.remove(task.id)
 
     async def _create(self, task: Task, request: pb.CreateTaskRequest) -> pb.CreateTaskResponse:
         init = task.init
         async with contextlib.AsyncExitStack() as undo:
-            undo.callback(self.tasks.remove, task.id)
             if self._booted is None:
                 self._booted = await self._boot(request)
                 self._follower = asyncio.create_task(self._follow_pod())
@@ -212,7 +215,8 @@ class TaskService:
         """Delete an ended container or exec; one that never started; and a container whose Create is still at work."""
         creation = self._creations.get(request.id)
         if creation is not None and not request.exec_id:
-            creation.cancel()
+            if not creation.cancelling():  # else its undo is at work, which must not be disturbed
+                creation.cancel()
             await asyncio.wait({creation})
             return messages.with_exit(pb.DeleteResponse(), ExitStatus.killed("deleted while it was created"))
         task = self._ready(request.id)

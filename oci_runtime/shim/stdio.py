@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from oci_runtime.errors import HostError, InvalidInput, NotFound, Unavailable
 from oci_runtime.host.spawn import Child, SpawnPlan, kill, kill_and_reap, reap, spawn
+from oci_runtime.sandbox.threads import in_thread
 
 FIFO_BYTES = 1 << 20
 READ_BYTES = 256 * 1024
@@ -81,8 +82,8 @@ class FileSink:
         self._fd = fd
 
     async def write(self, data: bytes) -> None:
-        """Append all of `data`."""
-        await asyncio.to_thread(_write_all, self._fd, data)
+        """Append all of `data`, also when cancelled: the descriptor must not be closed under the writing."""
+        await in_thread(_write_all, self._fd, data)
 
     def close(self) -> None:
         """Close the file. Idempotent."""
@@ -94,8 +95,12 @@ class FifoSource:
 
     def __init__(self, path: str) -> None:
         self._fd = _open_fifo(path, os.O_RDONLY)
-        # While this end is open a client may come and go without ending the input.
-        self._keeper = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            # While this end is open a client may come and go without ending the input.
+            self._keeper = os.open(f"/proc/self/fd/{self._fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            os.close(self._fd)
+            raise HostError.from_oserror(error, "open", path) from error
 
     async def read(self) -> bytes:
         """Return the next bytes, or b"" at the end. Safe to cancel."""

@@ -414,6 +414,40 @@ async def test_delete_cancels_a_create_that_hangs(shim: Harness) -> None:
     assert not shim.host.prepared
 
 
+async def test_a_create_whose_delete_comes_in_the_same_packet_leaves_no_task(shim: Harness) -> None:
+    creating = asyncio.create_task(shim.create("c", "true"))
+    deleting = asyncio.create_task(shim.call("Delete", id="c"))
+    with pytest.raises(WrongState, match="container c was deleted while it was being created"):
+        await creating
+    assert (await deleting).exit_status == 137
+    assert not shim.host.prepared
+    await shim.call("Shutdown", id="c")
+    assert shim.service.idle.is_set()
+
+
+async def test_a_second_delete_does_not_disturb_the_undo_of_a_create(shim: Harness) -> None:
+    shim.pod.hang.add("create_container")
+    undoing, may_end = asyncio.Event(), asyncio.Event()
+    release = shim.host.release
+
+    async def release_slowly(container_id: str) -> None:
+        undoing.set()
+        await may_end.wait()
+        await release(container_id)
+
+    shim.host.release = release_slowly  # type: ignore[method-assign]
+    creating = asyncio.create_task(shim.create("c", "true"))
+    await until(lambda: shim.host.prepared)
+    deletes = [asyncio.create_task(shim.call("Delete", id="c")) for _ in range(2)]
+    await undoing.wait()
+    await asyncio.sleep(0.05)
+    may_end.set()
+    assert [(await delete).exit_status for delete in deletes] == [137, 137]
+    with pytest.raises(WrongState, match="was deleted while it was being created"):
+        await creating
+    assert not shim.host.prepared
+
+
 async def test_a_hung_pod_hides_neither_state_nor_other_calls(shim: Harness) -> None:
     await shim.run("c", "sleep", "1000")
     shim.pod.hang |= {"kill", "stats"}
