@@ -14,6 +14,7 @@ PACKAGE = ROOT / "oci_runtime"
 
 # A part may import parts of a lower level, itself, and what ALSO allows.
 LEVELS = {
+    "argument_parser": 0,
     "errors": 0,
     "log": 0,
     "host": 0,

@@ -7,6 +7,7 @@ vmpod hands on to them.
 from __future__ import annotations
 
 from oci_runtime import __version__
+from oci_runtime.bundle import capabilities
 from oci_runtime.bundle.decode import OCI_VERSION_MAX, OCI_VERSION_MIN
 from oci_runtime.bundle.decode_linux import NAMESPACES, SECCOMP_ACTIONS, SECCOMP_OPERATORS
 
@@ -15,15 +16,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
-CAPABILITIES = tuple(
-    f"CAP_{name}"
-    for name in (
-        "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE "
-        "NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT "
-        "SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL "
-        "SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
-    ).split()
-)
 _MOUNT_OPTIONS = (
     "acl async atime bind defaults dev diratime dirsync exec iversion lazytime loud mand noacl noatime nodev "
     "nodiratime noexec noiversion nolazytime nomand norelatime nostrictatime nosuid nosymfollow private ratime rbind "
@@ -44,7 +36,7 @@ def features() -> dict[str, Any]:
         "mountOptions": _MOUNT_OPTIONS.split(),
         "linux": {
             "namespaces": [name for name in NAMESPACES if name != "time"],
-            "capabilities": list(CAPABILITIES),
+            "capabilities": list(capabilities.NAMES),
             "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": False, "rdma": False},
             "seccomp": {
                 "enabled": True,

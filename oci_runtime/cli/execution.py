@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 
+from oci_runtime.bundle.capabilities import warn_of_unknown
 from oci_runtime.bundle.decode import decode_process
 from oci_runtime.bundle.load import read_json_object
+from oci_runtime.cli import context as lookup
 from oci_runtime.cli import texts
 from oci_runtime.cli.options import UsageError, parse_int
 from oci_runtime.cli.stopping import shield
@@ -183,6 +185,8 @@ def _apply_options(process: dict[str, Any], parsed: Parsed) -> None:
     if parsed.has("no-new-privs"):
         process["noNewPrivileges"] = True
     process["env"] = [*(process.get("env") or ()), *parsed.get_all("env")]
+    for warning in warn_of_unknown({"capabilities": {"--cap": parsed.get_all("cap")}}):
+        lookup.warn(warning)
     for capability in parsed.get_all("cap"):
         sets = process.setdefault("capabilities", {})
         for name in _CAPABILITY_SETS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from oci_runtime.errors import HostError, OciRuntimeError
+from oci_runtime.errors import OciRuntimeError
 from oci_runtime.host import namespaces
 from oci_runtime.log import get_logger
 
@@ -95,7 +95,8 @@ def _run_hook(what: str, hook: dict[str, Any], document: bytes, bundle: str, ent
     except subprocess.TimeoutExpired as error:
         raise OciRuntimeError(f"{what}: did not end within its timeout of {timeout_s} s") from error
     except OSError as error:
-        raise HostError.from_oserror(error, what, hook["path"]) from error
+        where = f" in {bundle}" if error.filename == bundle else ""
+        raise OciRuntimeError(f"{what}: cannot be started{where}: {error.strerror}") from error
     except subprocess.SubprocessError as error:
         raise OciRuntimeError(f"{what}: cannot enter the container's namespaces") from error
     if result.returncode:

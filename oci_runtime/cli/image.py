@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from oci_runtime.cli.options import Option, Parsed
 
 SUMMARY = "build, list, inspect and verify guest images"
-USAGE = "COMMAND [OPTIONS]"
+USAGE = "[--store DIR] build|list|inspect|verify|prune [OPTIONS]"
 OPTIONS: tuple[Option, ...] = ()
 
 

@@ -6,13 +6,14 @@ imported when it is asked for, and argparse, logging and their kind not at all.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
 
 from oci_runtime.cli.context import Context
 from oci_runtime.cli.options import Option, UsageError, describe, parse
-from oci_runtime.errors import OciRuntimeError
+from oci_runtime.errors import HostError, OciRuntimeError
 from oci_runtime.log import Sink, configure, get_logger
 
 TYPE_CHECKING = False
@@ -63,10 +64,12 @@ VERBS = {
     "install": "install",
 }
 # Their first word that is no option ends the options: the rest belongs to the command in the container, or to ps.
-_STOP_AT_WORD = frozenset({"exec", "ps", "image", "install"})
-# They have commands and options of their own.
-_EXPLAIN_THEMSELVES = frozenset({"image", "install"})
+_STOP_AT_WORD = frozenset({"exec", "ps"})
+# They have commands and options of their own, and get their words as they are.
+_PARSE_THEMSELVES = frozenset({"image", "install"})
 _EXEC_FAILED = 255
+# No reason not to clean up: a log is worth less than that.
+_DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 GLOBAL_OPTIONS = (
     Option("root", "DIR", "state directory (default: /run/vmpod)"),
@@ -110,6 +113,7 @@ def _open_standard_streams() -> None:
 def run_command(words: Sequence[str], started_ns: int) -> int:
     """Run one command line (without the program's name) and return its exit code."""
     verb_name = ""
+    configure(Sink(os.devnull))  # until the options say more: a mistake in them is one line
     try:
         options = parse(GLOBAL_OPTIONS, words, stop_at_word=True)
         _configure_log(options)
@@ -150,7 +154,12 @@ def _configure_log(options: Parsed) -> None:
     sink = Sink(path, json_lines=form == "json", level="debug" if options.has("debug") else "info")
     if not path and not options.has("debug"):
         # Without a log file the one line on standard error says it all.
-        sink = Sink(os.devnull)
+        return
+    try:
+        sink.open()
+    except OSError as error:
+        if error.errno not in _DISK_TROUBLE:
+            raise HostError.from_oserror(error, "open log", path) from error
     configure(sink)
 
 
@@ -164,13 +173,13 @@ def _load_verb(name: str) -> Verb:
 
 def _run_verb(context: Context, name: str, words: Sequence[str]) -> int:
     verb = _load_verb(name)
+    if name in _PARSE_THEMSELVES:
+        return verb.run(context, parse((), ["--", *words]))
     options = (*verb.OPTIONS, Option("help h", "", ""))
     try:
         parsed = parse(options, words, stop_at_word=name in _STOP_AT_WORD)
-        if parsed.has("help") and name not in _EXPLAIN_THEMSELVES:
-            return _print_verb_help(name, verb)
         if parsed.has("help"):
-            parsed.rest = ["--help"]
+            return _print_verb_help(name, verb)
         return verb.run(context, parsed)
     except UsageError as error:
         raise UsageError(f"{name}: {error.message}, usage: vmpod {name} {verb.USAGE}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from oci_runtime import json_text
 from oci_runtime.errors import NotFound, OciRuntimeError, Unavailable
 from oci_runtime.guest.log import log
 from oci_runtime.guest.reaper import ENVIRONMENT
@@ -30,7 +29,8 @@ def run_crun(
     log_path: a file for crun's messages, removed afterwards. program: what the container was to run, for the error.
     Raises NotFound for a missing program, else OciRuntimeError with crun's message; Unavailable at the deadline.
     """
-    argv = ["crun", "--root", ROOT, "--cgroup-manager", "cgroupfs", "--log", log_path, "--log-format", "json", *words]
+    # As text: what goes wrong behind `start` is told by the container's process, on the container's standard error.
+    argv = ["crun", "--root", ROOT, "--cgroup-manager", "cgroupfs", "--log", log_path, "--log-format", "text", *words]
     try:
         child = agent.reaper.spawn(argv, stdio=stdio, environment=_ENVIRONMENT)
         try:
@@ -113,17 +113,12 @@ def _lower_reason(message: str) -> str:
 
 
 def _last_message(path: str) -> str:
-    """The last error in crun's JSON log."""
+    """The last line of crun's log, without the time that some versions put before it."""
     try:
         with open(path, "rb") as file:
-            lines = file.read(_MAX_LOG_BYTES).decode("utf-8", "replace").splitlines()
+            lines = file.read(_MAX_LOG_BYTES).decode("utf-8", "replace").split("\n")
     except OSError:
         return ""
-    for line in reversed(lines):
-        try:
-            record = json_text.loads(line)
-        except ValueError:
-            return line.strip()
-        if isinstance(record, dict) and record.get("msg"):
-            return str(record["msg"]).strip()
-    return ""
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    stamp, mark, message = last.partition("Z: ")
+    return message if mark and stamp[:4].isdigit() and " " not in stamp else last

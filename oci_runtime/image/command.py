@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from oci_runtime.argument_parser import ArgumentParser
 from oci_runtime.errors import OciRuntimeError
 from oci_runtime.image.store import DEFAULT_NAME, DEFAULT_STORE, list_images, load_image, verify_image
 
@@ -31,14 +32,19 @@ def run_image(argv: list[str], store: str = DEFAULT_STORE) -> int:
         return 1
 
 
-def _parser(store: str) -> argparse.ArgumentParser:
+def _parser(store: str) -> ArgumentParser:
     from oci_runtime.image.recipe import KERNEL_PACKAGE
 
-    parser = argparse.ArgumentParser(prog="vmpod image", description="build, list and check guest images")
-    parser.add_argument("--store", type=Path, default=Path(os.environ.get("VMPOD_IMAGE_STORE") or store))
+    parser = ArgumentParser(prog="vmpod image", description="build, list and check guest images")
+    place = "where the images are (%(default)s)"
+    default = Path(os.environ.get("VMPOD_IMAGE_STORE") or store)
+    parser.add_argument("--store", metavar="DIR", type=Path, default=default, help=place)
+    # Behind the verb as well, where it must not undo what was said before it.
+    common = ArgumentParser(add_help=False)
+    common.add_argument("--store", metavar="DIR", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    build = verbs.add_parser("build", help="build what is missing and give it a name")
+    build = verbs.add_parser("build", parents=[common], help="build what is missing and give it a name")
     build.set_defaults(run=_build)
     build.add_argument("--name", default=DEFAULT_NAME)
     build.add_argument("--kernel-package", default=KERNEL_PACKAGE, help="Debian package of the guest kernel")
@@ -47,15 +53,16 @@ def _parser(store: str) -> argparse.ArgumentParser:
     build.add_argument("--force", action="store_true", help="write the image again even if it is there")
     build.add_argument("--check", action="store_true", help="only say whether it is up to date (exit status 3: no)")
 
-    verbs.add_parser("list", help="the images of the store").set_defaults(run=_list)
+    verbs.add_parser("list", parents=[common], help="the images of the store").set_defaults(run=_list)
     for verb, function, text in (
         ("inspect", _inspect, "print the manifest of an image"),
         ("verify", _verify, "hash every file of an image and compare with its manifest"),
     ):
-        one = verbs.add_parser(verb, help=text)
+        one = verbs.add_parser(verb, parents=[common], help=text)
         one.set_defaults(run=function)
         one.add_argument("name", nargs="?", default=DEFAULT_NAME)
-    verbs.add_parser("prune", help="remove images without a name and unused trees").set_defaults(run=_prune)
+    prune = verbs.add_parser("prune", parents=[common], help="remove images without a name and unused trees")
+    prune.set_defaults(run=_prune)
     return parser
 
 

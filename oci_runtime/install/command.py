@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from oci_runtime.argument_parser import ArgumentParser
 from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError
 from oci_runtime.install import containerd, crio, docker, podman
 from oci_runtime.install.changes import (
@@ -38,8 +39,8 @@ def run_install(argv: Sequence[str]) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vmpod install", description="Make an engine use vmpod, or undo that.")
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="vmpod install", description="Make an engine use vmpod, or undo that.")
     parser.add_argument("engine", choices=ENGINES)
     parser.add_argument("--dry-run", action="store_true", help="only show what would change")
     parser.add_argument("--uninstall", action="store_true", help="restore what was there before")

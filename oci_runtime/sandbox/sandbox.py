@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from oci_runtime.agent.client import AgentClient
+from oci_runtime.bundle.capabilities import warn_of_unknown
 from oci_runtime.errors import AlreadyExists, InvalidInput, NotFound, OciRuntimeError, Unavailable, WrongState
 from oci_runtime.log import get_logger
 from oci_runtime.sandbox.arrivals import Arrivals
@@ -116,7 +117,7 @@ class Sandbox:
         self._changed(container, "created")
         self._spawn(self._watch(container, process))
         self._arrive(process)
-        return warnings
+        return (*warn_of_unknown(request.spec.get("process") or {}), *warnings)
 
     async def _make(self, request: CreateRequest, container: Container, undo: contextlib.AsyncExitStack) -> Warnings:
         try:

@@ -224,10 +224,22 @@ def test_the_log_has_the_error_as_json(engine: FakeEngine) -> None:
     assert record["time"].endswith("Z")
 
 
-def test_a_log_that_cannot_be_written_is_no_reason_to_fail(engine: FakeEngine) -> None:
-    engine.arguments += ["--log", "/no/such/directory/log"]
+def test_a_log_that_cannot_be_opened_is_an_error_but_not_where_the_disk_is_full(engine: FakeEngine) -> None:
     engine.run("c1", ["true"])
     assert engine.exit_code("c1") == 0
+    engine.arguments = ["--log", "/no/such/directory/log"]
+    result = engine.call("delete", "c1", check=False)
+    assert (result.code, result.err) == (1, "vmpod: open log /no/such/directory/log: No such file or directory\n")
+    full = engine.directory / "full"
+    full.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=1", "none", str(full)], check=True)
+    try:
+        engine.arguments = ["--log", str(full / "log")]
+        engine.call("delete", "c1")
+    finally:
+        subprocess.run(["umount", str(full)], check=True)
+    engine.arguments = []
+    assert not engine.leftovers()
 
 
 def begin_hanging(engine: FakeEngine, **annotations: str) -> subprocess.Popen[bytes]:

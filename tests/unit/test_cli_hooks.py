@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,20 @@ def test_a_hook_that_hangs_is_ended_at_its_bound() -> None:
     with pytest.raises(OciRuntimeError, match="createRuntime hook 0 .* within its timeout of 1 s"):
         run_creation_hooks(hooks, {}, "/", 0, ())
     assert time.monotonic() - began < 500, "it was ended, not waited for"
+
+
+def test_a_hook_that_cannot_be_started_is_named_once(tmp_path: Path) -> None:
+    def fail(path: str, bundle: str = "/") -> str:
+        with pytest.raises(OciRuntimeError) as caught:
+            run_creation_hooks({"createRuntime": [{"path": path}]}, {}, bundle, 0, ())
+        return caught.value.message
+
+    missing = "createRuntime hook 0 (/no/hook): cannot be started: No such file or directory"
+    assert fail("/no/hook") == missing
+    assert fail("/etc/passwd") == "createRuntime hook 0 (/etc/passwd): cannot be started: Permission denied"
+    assert fail("/bin/true", str(tmp_path / "gone")) == (
+        f"createRuntime hook 0 (/bin/true): cannot be started in {tmp_path}/gone: No such file or directory"
+    )
 
 
 def test_prestart_hooks_are_told_that_the_container_is_created() -> None:

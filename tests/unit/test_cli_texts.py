@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -191,12 +192,19 @@ def test_a_bug_is_one_line_with_its_traceback_behind(capfd: pytest.CaptureFixtur
     assert lines[1] == "  | Traceback (most recent call last):"
 
 
-def test_help_and_mistakes(capfd: pytest.CaptureFixture[str]) -> None:
+def test_help_and_mistakes(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main.run_command(["--help"], 0) == main.run_command(["help", "exec"], 0) == main.run_command([], 0) == 0
     assert "--console-socket PATH" in capfd.readouterr().out
     for words in (["image", "--help"], ["help", "image"], ["--help", "image"]):
         assert main.run_command(words, 0) == 0
         assert "build" in capfd.readouterr().out, "it has commands of its own, and tells them"
+    for words in (["image", "bogus"], ["image"], ["image", "list", "--bogus"], ["image", "--bogus", "list"]):
+        assert main.run_command(words, 0) == 2
+        error = capfd.readouterr().err
+        assert error.startswith("vmpod image: ") and error.count("\n") == 1, error
+    for words in (["image", "--store", str(tmp_path), "list"], ["image", "list", "--store", str(tmp_path)]):
+        assert main.run_command(words, 0) == 0
+        assert capfd.readouterr().out.split() == ["NAME", "HASH", "KERNEL", "SIZE"]
     for name in main.VERBS.keys() - {"image", "install"}:
         assert main.run_command([name, "--help"], 0) == 0
         shown = capfd.readouterr().out
@@ -210,4 +218,5 @@ def test_help_and_mistakes(capfd: pytest.CaptureFixture[str]) -> None:
         (["help", "frobnicate"], "unknown command 'frobnicate'"),
     ):
         assert main.run_command(words, 0) == 1
-        assert message in capfd.readouterr().err
+        error = capfd.readouterr().err
+        assert error.startswith(f"vmpod: {message}") and error.count("\n") == 1, error

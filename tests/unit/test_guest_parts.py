@@ -114,6 +114,22 @@ def test_cruns_errors_in_runcs_words(message: str, program: str, kind: type[OciR
     assert error.message == wanted
 
 
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [
+        ("", ""),
+        ("first\nexec: Exec format error\n\n", "exec: Exec format error"),
+        ("2026-11-21T18:48:21.446398Z: error executing hook: x\n", "error executing hook: x"),
+        ("open Z: no time\n", "open Z: no time"),
+    ],
+)
+def test_the_last_line_of_cruns_log_is_its_error(log: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text(log)
+    assert crun._last_message(str(path)) == message
+    assert crun._last_message(str(tmp_path / "none")) == ""
+
+
 def test_a_container_is_let_run_by_its_fifo_while_somebody_waits_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,31 @@ def test_pid_namespace_shared_with_the_sandbox(shared: Engine) -> None:
     assert shared.state("pod")["status"] == "running"
 
 
+def test_a_hook_of_the_guest_that_fails_is_told_in_the_containers_output(shared: Engine) -> None:
+    hooks = {"startContainer": [{"path": "/no/such/hook"}]}
+    shared.run("hooked", ["echo", "never"], hooks=hooks, **member("pod"))
+    assert shared.exit_code("hooked") == 1
+    assert shared.log("hooked") == "error executing hook `/no/such/hook` (exit code: 1)\n"
+    shared.call("delete", "hooked")
+
+
+def test_what_the_guest_does_not_know_is_left_out_with_a_warning(shared: Engine, tmp_path: Path) -> None:
+    names = ["CAP_KILL", "CAP_FLY"]
+    process = {"apparmorProfile": "strict", "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), names)}
+    try:
+        shared.arguments = ["--log", str(tmp_path / "log")]
+        shared.run("m7", ["sleep", "1000"], process=process, **member("pod"))
+    finally:
+        shared.arguments = []
+    log = (tmp_path / "log").read_text()
+    assert "level=warning" in log and "process.apparmorProfile 'strict' is unknown to the guest" in log
+    assert "process.capabilities: unknown and left out: CAP_FLY" in log
+    assert shared.call("exec", "--cap", "CAP_SING", "m7", "grep", "CapBnd", "/proc/self/status").err == (
+        "vmpod: warning: process.capabilities: unknown and left out: CAP_SING\n"
+    )
+    shared.call("delete", "--force", "m7")
+
+
 def test_an_exec_that_ignores_the_pause_begins_at_the_resume(shared: Engine) -> None:
     shared.run("m6", ["sleep", "1000"], **member("pod"))
     shared.call("pause", "m6")
