@@ -124,7 +124,10 @@ def test_a_hook_of_the_guest_that_fails_is_told_in_the_containers_output(shared:
 
 def test_what_the_guest_does_not_know_is_left_out_with_a_warning(shared: Engine, tmp_path: Path) -> None:
     names = ["CAP_KILL", "CAP_FLY"]
-    process = {"apparmorProfile": "strict", "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), names)}
+    process = {
+        "apparmorProfile": "strict",
+        "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), names),
+    }
     try:
         shared.arguments = ["--log", str(tmp_path / "log")]
         shared.run("m7", ["sleep", "1000"], process=process, **member("pod"))
