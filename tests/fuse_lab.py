@@ -36,11 +36,17 @@ class FuseLab:
         self._uid = uid
         self._device = os.open("/dev/fuse", os.O_RDWR | os.O_NONBLOCK)
         self._stop = os.eventfd(0)
+        self._hangs = threading.Event()
+        self.waiting = False  # somebody waits for a server that hangs
         more = f",{options}" if options else ""
         data = f"fd={self._device},rootmode=40000,user_id={uid},group_id=0{more}"
         syscalls.mount("lab", str(point), "fuse.lab", 0, data)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
+
+    def hang(self) -> None:
+        """Answer nothing from now on: whoever uses the file system waits, whatever signals come, until it vanishes."""
+        self._hangs.set()
 
     def vanish(self) -> None:
         """End the server: whoever uses the file system gets ENOTCONN from now on."""
@@ -57,7 +63,9 @@ class FuseLab:
         """Answer requests until the end; closing the device ends the connection with the kernel."""
         try:
             while self._stop not in select.select([self._device, self._stop], [], [])[0] and self._serve_one():
-                pass
+                if self._hangs.is_set():
+                    self.waiting = bool(select.select([self._device], [], [])[0])
+                    select.select([self._stop], [], [])
         finally:
             os.close(self._device)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from oci_runtime.errors import AlreadyExists, HostError, InvalidInput, NotFound, OciRuntimeError, Unsupported
 from oci_runtime.guest import syscalls as sys
@@ -29,6 +30,7 @@ _HUGEPAGES = "/sys/kernel/mm/hugepages"
 _DEVICE_S = 20.0
 _REMOVAL_SETTLE_S = 10.0
 _SHUTDOWN_SETTLE_S = 10.0  # the host waits fifteen seconds for a guest with disks
+_WATCH_AFTER_S = 2.0  # out of the way of the first container
 _MAX_STORAGES = 2048
 _MAX_OPTIONS_BYTES = 4000  # mount(2) takes one page
 _FLAGS = {
@@ -98,14 +100,19 @@ def _layers(target: str) -> frozenset[str]:
 
 
 def unmount_all(agent: Agent) -> None:
-    """Unmount every storage, the last one first; failures are logged."""
+    """Unmount every storage, the last one first; failures are logged.
+
+    All disks together have their time: one that a process keeps, which hangs in the share, must not cost the others
+    being written back.
+    """
     with agent.lock:
         storages = list(agent.storages.items())
         agent.storages.clear()
+    deadline = time.monotonic() + _SHUTDOWN_SETTLE_S
     for target, driver in reversed(storages):
         try:
             if driver == "block":
-                _settle(target, _SHUTDOWN_SETTLE_S)  # or its file system would be left with a journal to replay
+                _settle(target, deadline - time.monotonic())  # or there would be a journal to replay
             else:
                 _unmount(target)
         except OciRuntimeError as error:
@@ -152,7 +159,11 @@ def parse_options(options: list[str]) -> tuple[int, str]:
 
 
 def _mount_virtiofs(agent: Agent, storage: pb.Storage, target: str) -> None:
-    flags, data = parse_options(storage.options)
+    """Mount the share. Option files=N: the number of files that the host's side can have open for it."""
+    files = [option.removeprefix("files=") for option in storage.options if option.startswith("files=")]
+    if not all(number.isdigit() for number in files):
+        raise InvalidInput(f"storage {target}: files={files[0]} is no number")
+    flags, data = parse_options([option for option in storage.options if not option.startswith("files=")])
     os.makedirs(target, exist_ok=True)
     if not os.path.isdir("/sys/module/virtiofs"):
         load_known_module("virtiofs")  # the kernel would start modprobe for it
@@ -160,6 +171,17 @@ def _mount_virtiofs(agent: Agent, storage: pb.Storage, target: str) -> None:
         lambda: sys.mount(storage.source, target, "virtiofs", flags, data),
         f"no virtio-fs device with the tag {storage.source!r}",
     )
+    if files:
+        agent.loop.soon(lambda: _watch_files(agent, int(files[0])))
+
+
+def _watch_files(agent: Agent, limit: int) -> None:
+    def begin() -> None:
+        from oci_runtime.guest.known_files import KnownFiles
+
+        KnownFiles(agent, limit).watch()
+
+    agent.loop.later(_WATCH_AFTER_S, begin)
 
 
 def _mount_9p(agent: Agent, storage: pb.Storage, target: str) -> None:

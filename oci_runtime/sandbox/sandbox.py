@@ -30,6 +30,10 @@ log = get_logger(__name__)
 _SIGKILL = 9
 # A broken link to the guest is noticed by its callers first; why it broke follows within moments.
 _LOSS_S = 1.0
+# A process that was killed may still wait for a file system. The pod of others does not end for that soon; a machine
+# that ends with this container ends its processes as well.
+_KILLED_S = 10.0
+_LAST_KILLED_S = 2.0
 Warnings = tuple[str, ...]
 MAX_CONTAINERS = 256
 MAX_EXECS = 1024
@@ -182,11 +186,13 @@ class Sandbox:
                 agent = await self._agent()
                 timeout_s = self.machine.config.runtime.kill_timeout_s
                 await agent.signal_process(container.id, "", _SIGKILL, all=True, timeout_s=timeout_s)
-            await asyncio.wait_for(asyncio.shield(container.init.exit), 10)
+            patience_s = _LAST_KILLED_S if container.id == self.owner_id else _KILLED_S
+            await asyncio.wait_for(asyncio.shield(container.init.exit), patience_s)
         except (OciRuntimeError, TimeoutError) as error:
             if container.init.exit.done():
                 return
-            await self._end(f"guest does not answer while container {container.id} is deleted: {error}")
+            reason = str(error) or "it was killed, and has not ended"
+            await self._end(f"guest does not answer while container {container.id} is deleted: {reason}")
 
     # Processes
 

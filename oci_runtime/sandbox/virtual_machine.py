@@ -150,12 +150,10 @@ class VirtualMachine:
         begin_ns = time.monotonic_ns()
         # The greeting carried the time at which it was sent, which is when the boot began.
         clock = client.set_clock(time.time_ns())
-        served = self.launched.share is not None
-        mount = (
-            (client.add_storage(*share.plan_guest_mount(self.config.storage.shared_fs, self.config.storage.msize_9p)),)
-            if served
-            else ()
-        )
+        served, storage = self.launched.share is not None, self.config.storage
+        files = virtiofsd.files if virtiofsd is not None else 0
+        plan = share.plan_guest_mount(storage.shared_fs, storage.msize_9p, files)
+        mount = (client.add_storage(*plan),) if served else ()
         await self._unless_lost(asyncio.gather(clock, *mount))
         if served:
             self.timeline.add("share mounted", begin_ns)

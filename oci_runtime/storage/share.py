@@ -55,15 +55,16 @@ PROPAGATION = {
 }
 
 
-def plan_guest_mount(shared_fs: str, msize: int) -> tuple[str, str, str, str, tuple[str, ...]]:
+def plan_guest_mount(shared_fs: str, msize: int, files: int) -> tuple[str, str, str, str, tuple[str, ...]]:
     """How the guest mounts the share: driver, source, target, type and options of the agent's storages. Pure.
 
-    Over 9p: each user of the guest is one for the server, access lists count, and files can be mapped shared.
+    files: how many virtiofsd can have open. Over 9p each user of the guest is one for the server, access lists count,
+    and files can be mapped shared.
     """
     if shared_fs == "virtio-9p":
         options = (f"msize={msize}", "access=client", "posixacl", "cache=mmap")
         return "9p", TAG, GUEST_ROOT, "9p", options
-    return "virtiofs", TAG, GUEST_ROOT, "virtiofs", ()
+    return "virtiofs", TAG, GUEST_ROOT, "virtiofs", (f"files={files}",)
 
 
 class _Volume:

@@ -50,6 +50,7 @@ class VirtiofsdSettings:
 class VirtiofsdLaunch:
     """A running virtiofsd. socket: connected, for QEMU (`Machine.plug_share`); the caller closes it after the plug.
 
+    files: how many descriptors it can have: about one for each file that the guest knows.
     stderr: the reading end of a pipe with its messages; what does not fit is lost, the daemon never waits for a reader.
     """
 
@@ -57,6 +58,7 @@ class VirtiofsdLaunch:
     socket: socket.socket
     stderr: int
     argv: tuple[str, ...]
+    files: int
 
     @property
     def pid(self) -> int:
@@ -104,6 +106,7 @@ def launch_virtiofsd(
         stderr, stderr_far = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         on_failure.callback(os.close, stderr)
         inherited.callback(os.close, stderr_far)
+        files = _fd_limit(argv)
         plan = SpawnPlan(
             argv=argv,
             fds={1: stderr_far, 2: stderr_far, _SOCKET_FD: listener.fileno()},
@@ -113,13 +116,13 @@ def launch_virtiofsd(
             # The Rust one keeps its rights by itself.
             securebits=0 if rust else syscalls.SECBIT_NO_SETUID_FIXUP,
             umask=0,
-            rlimits=((resource.RLIMIT_NOFILE, *_fd_limits()), (resource.RLIMIT_CORE, 0, 0)),
+            rlimits=((resource.RLIMIT_NOFILE, files, files), (resource.RLIMIT_CORE, 0, 0)),
             cgroup_procs=cgroup_procs,
             hint=HINT,
         )
         child = spawn(plan)
         on_failure.pop_all()
-        return VirtiofsdLaunch(child, near, stderr, argv)
+        return VirtiofsdLaunch(child, near, stderr, argv, files)
 
 
 def plan_virtiofsd_argv(program: str, rust: bool, served: str, settings: VirtiofsdSettings) -> tuple[str, ...]:
@@ -220,8 +223,9 @@ def _unlink(path: str) -> None:
         return
 
 
-def _fd_limits() -> tuple[int, int]:
-    """One descriptor per file that the guest knows: as many as the host lets us have."""
+def _fd_limit(arguments: Sequence[str]) -> int:
+    """One descriptor per file that the guest knows: as many as the host lets us have, unless an argument says less."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     limit = _FD_LIMIT if hard == resource.RLIM_INFINITY else min(hard, _FD_LIMIT)
-    return limit, limit
+    given = [int(argument.partition("=")[2]) for argument in arguments if argument.startswith("--rlimit-nofile=")]
+    return min(limit, *filter(None, given), limit)

@@ -198,6 +198,26 @@ def test_a_server_that_goes_away_is_an_error_of_its_users_alone(shared: Engine, 
     served.close()
 
 
+def test_a_server_that_hangs_keeps_nobody_from_deleting_its_pod(engine: Engine, tmp_path: Path) -> None:
+    """Its own virtiofsd cannot even be killed before the server is gone, as nothing can that waits for it."""
+    (tmp_path / "served").mkdir()
+    served = FuseLab(tmp_path / "served", b"content")
+    script = "cat /data/file; echo kept > /kept; while :; do echo x >> /data/file; done"
+    root = tmp_path / "rootfs"
+    subprocess.run(["cp", "-a", str(engine.rootfs), str(root)], check=True)
+    volume: dict[str, Any] = {"root": {"path": str(root)}, "more_mounts": [bind(tmp_path / "served", "/data")]}
+    engine.run("hung", ["sh", "-c", script], **volume)
+    wait_until(lambda: "content" in engine.log("hung") and (root / "kept").exists(), "it works")
+    served.hang()
+    wait_until(lambda: served.waiting, "it waits")
+    engine.call("delete", "--force", "hung")
+    assert engine.exit_code("hung") == 137
+    assert (root / "kept").read_text() == "kept\n"
+    assert all("virtiofsd" in left for left in engine.leftovers())
+    served.close()
+    wait_until(lambda: not engine.leftovers(), "nothing left")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -217,7 +237,7 @@ def test_other_cache_policies_and_a_thread_pool_work(engine: Engine, tmp_path: P
     engine.config = engine.directory / "config.toml"
     is_qemus = not is_rust(find_virtiofsd())
     arguments = ["-o", "no_readdirplus,flock"] if is_qemus else ["--no-readdirplus"]
-    settings = json.dumps(["--thread-pool-size=2", *arguments])
+    settings = json.dumps(["--thread-pool-size=2", "--rlimit-nofile=600", *arguments])
     engine.config.write_text(f'[storage]\nvirtio_fs_cache = "{cache}"\nvirtio_fs_extra_args = {settings}\n')
     data = tmp_path / "data"
     data.mkdir()
@@ -232,6 +252,9 @@ def test_other_cache_policies_and_a_thread_pool_work(engine: Engine, tmp_path: P
         locked = engine.exec("c", "/usr/bin/flock", "--nonblock", "/data/file", "true", check=False)
         assert (locked.code, locked.err) == (1 if is_qemus else 0, ""), "-o flock lets locks pass"
     assert engine.exec("c", "/usr/bin/flock", "--nonblock", "/data/file", "true").code == 0
-    if cache == "never":
+    if cache == "always":
+        script = "mkdir /data/many; cd /data/many; for i in $(seq 640); do echo x > $i || exit; done; cat * | wc -l"
+        assert engine.exec("c", "sh", "-c", script).out == "640\n", "more files than virtiofsd can have open"
+    else:
         (data / "late").touch()
         assert engine.exec("c", "ls", "/data").out == "answer\nfile\nlate\n", "seen at once"

@@ -21,7 +21,7 @@ CHECKS = Path(__file__).parent.parent / "data" / "storage" / "metadata_checks.py
 FILES = int(os.environ.get("VMPOD_TEST_FILES", "1000"))
 SEEDS = 2
 _CAPABILITIES = "CHOWN DAC_OVERRIDE FOWNER FSETID SETUID SETGID SETFCAP KILL MKNOD SYS_ADMIN".split()
-_DEADLINE_S = 240.0 + FILES / 50
+_DEADLINE_S = 240.0 + FILES / 20
 
 
 class Ran:
