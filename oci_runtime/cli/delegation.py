@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from oci_runtime.errors import AlreadyExists, InvalidInput, Unavailable
+from oci_runtime.errors import AlreadyExists, HostError, InvalidInput, Unavailable
 from oci_runtime.log import get_logger
 from oci_runtime.state import delegated
 from oci_runtime.state.delegated import Delegated
@@ -45,23 +45,37 @@ def delegate(context: Context, container_id: str, runtime: str, *, detach: bool)
     make_room(context, container_id)
     record = Delegated(runtime=runtime, options=context.lasting_options)
     delegated.save(context.layout, container_id, record)
-    if detach:
-        context.become(record, container_id)
-    os._exit(_run_to_end(context, container_id, record))
+    try:
+        if detach:
+            context.become(record, container_id)
+        code = _run_to_end(context, container_id, record)
+    except HostError:
+        delegated.forget(context.layout, container_id)  # a runtime that did not run has no container
+        raise
+    os._exit(code)
 
 
 def _run_to_end(context: Context, container_id: str, record: Delegated) -> int:
+    """Run the runtime as a child to its end; return its exit code. Raises HostError when it cannot be run."""
     from oci_runtime.cli.foreground import ForegroundWait
 
     wait = ForegroundWait()
+    report, theirs = os.pipe()  # closed by a successful exec
     pid = os.fork()
     if pid == 0:
         try:
             wait.unblock()
             context.become(record, container_id)
+        except HostError as error:
+            os.write(theirs, str(error.errno).encode())
         finally:
             os._exit(127)
+    os.close(theirs)
+    with os.fdopen(report, "rb") as file:
+        failure = file.read()
     code = wait.wait(pid)
+    if failure:
+        raise HostError("run", record.runtime, int(failure), hint="runtime.namespace_runtime")
     if _knows(context, container_id, record) is False:
         delegated.forget(context.layout, container_id)
     return code

@@ -280,6 +280,18 @@ def test_a_namespace_runtime_that_says_nothing_keeps_its_containers(
     assert not engine.leftovers()
 
 
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_namespace_runtime_that_cannot_be_run_has_no_container(
+    engine: FakeEngine, runtime: Path, detached: bool
+) -> None:
+    runtime.write_bytes(b"no program")
+    bundle = str(engine.bundle("c", ["true"]))
+    done = engine.call("run", *(["--detach"] if detached else []), "-b", bundle, "c", check=False)
+    assert done.code == 1
+    assert done.err.count("\n") == 1 and f"run {runtime}: Exec format error" in done.err
+    (engine.root / ".delegated").rmdir()
+
+
 def test_later_commands_find_a_delegated_container_where_it_was_created(engine: FakeEngine, runtime: Path) -> None:
     bundle = engine.bundle("c", ["true"])
     engine.call("--cgroup-manager", "systemd", "--rootless=false", "--debug", "create", "-b", str(bundle), "c")
