@@ -127,8 +127,8 @@ log=$(mktemp)
 trap 'services_again; rm -f "$log"' EXIT
 trap 'exit 130' INT TERM
 # One set-up at a time on a machine: apt and the environment are shared.
-if [ "$(id -u)" = 0 ] && [ -w /run/lock ] && command -v flock >/dev/null; then
-    exec 9>/run/lock/vmpod-setup
+if [ "$(id -u)" = 0 ] && [ -w /run ] && command -v flock >/dev/null; then
+    exec 9>/run/vmpod-setup.lock # not in /run/lock, where everybody may write
     flock 9
 fi
 install_packages

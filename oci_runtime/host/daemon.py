@@ -48,6 +48,9 @@ def start_daemon(
         pid = os.fork()
         if pid == 0:
             _become(argv, fds, output, cgroup_procs, environ, held, theirs)
+    except OSError as error:
+        os.close(report)
+        raise HostError.from_oserror(error, "fork for", argv[0]) from error
     finally:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
         os.close(theirs)

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from oci_runtime import json_text
 from oci_runtime.config.model import Config
 from oci_runtime.config.show import from_json
-from oci_runtime.errors import InvalidInput, OciRuntimeError, Unsupported
+from oci_runtime.errors import InvalidInput, Unsupported
 from oci_runtime.host.processes import start_time
 from oci_runtime.host.spawn import Child, kill_and_reap
 from oci_runtime.image.store import find_image
@@ -111,8 +111,8 @@ class Launched:
 
     def close(self) -> None:
         """End what still runs and unmount the share, newest first; idempotent, and every step is tried."""
-        self.undo_qemu.close()
-        self.undo.close()
+        with self.undo:
+            self.undo_qemu.close()
 
 
 def launch(request: BootRequest, began_ns: int) -> Launched:
@@ -136,7 +136,7 @@ def launch(request: BootRequest, began_ns: int) -> Launched:
         _launch_qemu(launched)
         if shared_fs == "virtio-fs":
             _launch_virtiofsd(launched)
-    except OciRuntimeError:
+    except BaseException:
         launched.close()
         raise
     return launched

@@ -12,6 +12,7 @@ import time
 from oci_runtime import json_text
 from oci_runtime.errors import HostError
 from oci_runtime.host.files import write_atomic
+from oci_runtime.log import get_logger
 
 FILE_NAME = "timeline.json"
 _MAX_PHASES = 512
@@ -70,5 +71,5 @@ class Timeline:
         text = json_text.dumps({"phases": self.as_dicts()})
         try:
             write_atomic(os.path.join(directory, FILE_NAME), text.encode(), sync=False)
-        except HostError:
-            return
+        except HostError as error:
+            get_logger(__name__).warning(error.message)

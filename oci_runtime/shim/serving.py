@@ -40,7 +40,6 @@ STOP_S = 15.0
 _DETAIL_LINES = 4
 _DETAIL_BYTES = 800
 _SIGKILL = 9
-_POLL_S = 0.01
 
 
 class Shim:
@@ -191,10 +190,8 @@ def explained(handler: Callable[[Any], Awaitable[Message]]) -> Callable[[Any], A
 
 async def _hang_up(server: TtrpcServer) -> None:
     """Let the last answers out: their callers close the connections."""
-    for _ in range(int(HANG_UP_S / _POLL_S)):
-        if not server.connections:
-            break
-        await asyncio.sleep(_POLL_S)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(server.wait_idle(), HANG_UP_S)
     await server.close()
 
 

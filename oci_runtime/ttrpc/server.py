@@ -45,6 +45,8 @@ class TtrpcServer:
         self._services = services
         self._on_error = on_error or (lambda _where, _error: None)
         self._connections: set[_Connection] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._listeners: list[asyncio.Server] = []
 
     async def listen(self, sock: socket.socket) -> None:
@@ -58,10 +60,9 @@ class TtrpcServer:
         sock.setblocking(False)
         await asyncio.get_running_loop().create_connection(self._protocol, sock=sock)
 
-    @property
-    def connections(self) -> int:
-        """How many connections are open."""
-        return len(self._connections)
+    async def wait_idle(self) -> None:
+        """Return when no connection is open. Safe to cancel."""
+        await self._idle.wait()
 
     async def close(self) -> None:
         """Stop listening, cancel the calls, end the connections. Idempotent."""
@@ -75,14 +76,16 @@ class TtrpcServer:
             await connection.finished()
 
     def _protocol(self) -> _Connection:
-        return _Connection(self._services, self._on_error, self._connections)
+        return _Connection(self._services, self._on_error, self._connections, self._idle)
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, services: Services, on_error: OnError, registry: set[_Connection]) -> None:
+    def __init__(self, services: Services, on_error: OnError, registry: set[_Connection], idle: asyncio.Event) -> None:
+        """idle: set while the registry is empty."""
         self._services = services
         self._on_error = on_error
         self._registry = registry
+        self._idle = idle
         self._parser = frames.FrameParser()
         self._transport: asyncio.Transport | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -103,10 +106,13 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._registry.add(self)
+        self._idle.clear()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Calls go on: what a client has begun is not undone by its leaving, only the answers are dropped."""
         self._registry.discard(self)
+        if not self._registry:
+            self._idle.set()
         self._transport = None
         self._writable.set()
 

@@ -438,9 +438,11 @@ async def test_a_second_delete_does_not_disturb_the_undo_of_a_create(shim: Harne
     shim.host.release = release_slowly  # type: ignore[method-assign]
     creating = asyncio.create_task(shim.create("c", "true"))
     await until(lambda: shim.host.prepared)
-    deletes = [asyncio.create_task(shim.call("Delete", id="c")) for _ in range(2)]
+    deletes = [asyncio.create_task(shim.call("Delete", id="c"))]
     await undoing.wait()
-    await asyncio.sleep(0.05)
+    deletes.append(asyncio.create_task(shim.call("Delete", id="c")))
+    with pytest.raises(WrongState, match="still being created"):
+        await shim.call("State", id="c")  # which comes after it
     may_end.set()
     assert [(await delete).exit_status for delete in deletes] == [137, 137]
     with pytest.raises(WrongState, match="was deleted while it was being created"):
