@@ -62,11 +62,6 @@ def check_spec(raw: object) -> tuple[Problem, ...]:
     return _problems(_CONFIG, raw)
 
 
-def check_process(raw: object) -> tuple[Problem, ...]:
-    """All problems of a process object."""
-    return _problems(_PROCESS, raw)
-
-
 def _problems(validator: Any, raw: object) -> tuple[Problem, ...]:
     found: list[Problem] = []
     for error in validator.iter_errors(raw):
@@ -161,4 +156,3 @@ _VALIDATOR = _extend(
     },
 )
 _CONFIG = _VALIDATOR(schema.CONFIG)
-_PROCESS = _VALIDATOR(schema.PROCESS)

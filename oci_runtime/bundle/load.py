@@ -6,9 +6,9 @@ import json
 import os
 import stat
 
-from oci_runtime.bundle.decode import decode_process, decode_resources, decode_spec
+from oci_runtime.bundle.decode import decode_resources, decode_spec
 from oci_runtime.bundle.linux import Resources
-from oci_runtime.bundle.model import Process, Spec
+from oci_runtime.bundle.model import Spec
 from oci_runtime.bundle.values import format_path, show, show_path
 from oci_runtime.errors import HostError, InvalidInput, NotFound, OciRuntimeError, Unsupported
 from oci_runtime.record import Record
@@ -75,12 +75,6 @@ def _explain(error: OciRuntimeError, raw: dict[str, Any], directory: str) -> Oci
     problems = check_spec(raw)
     more = f" (and {len(problems) - 1} more: vmpod spec check {directory})" if len(problems) > 1 else ""
     return type(error)(error.message + more, detail="\n".join(map(str, problems)) if len(problems) > 1 else "")
-
-
-def load_process(path: str) -> tuple[Process, dict[str, Any]]:
-    """Read the file of `exec --process`: the model and the raw object. Raises: as load_bundle."""
-    raw = read_json_object(path)
-    return decode_process(raw, path), raw
 
 
 def load_resources(path: str, descriptor: int | None = None) -> tuple[Resources, dict[str, Any]]:

@@ -59,28 +59,6 @@ def body_length(header: bytes | bytearray) -> int:
     return int(length)
 
 
-class FrameDecoder:
-    """Cut a byte stream into messages; bytes behind the last whole frame stay in `rest` (the start of a stream)."""
-
-    def __init__(self) -> None:
-        self.rest = bytearray()
-
-    def feed(self, data: bytes) -> None:
-        """Append received bytes."""
-        self.rest += data
-
-    def next_message(self) -> dict[str, Any] | None:
-        """Return the next whole message, None when more bytes are needed. Raises InvalidInput."""
-        if len(self.rest) < HEADER.size:
-            return None
-        end = HEADER.size + body_length(self.rest[: HEADER.size])
-        if len(self.rest) < end:
-            return None
-        body = bytes(self.rest[HEADER.size : end])
-        del self.rest[:end]
-        return decode_body(body)
-
-
 def pack_fds(fds: Sequence[int]) -> list[tuple[int, int, bytes]]:
     """Return the ancillary data that carries `fds`. Raises InvalidInput above MAX_FDS."""
     if len(fds) > MAX_FDS:

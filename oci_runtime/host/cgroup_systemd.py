@@ -116,11 +116,6 @@ def plan_update(scope: Scope, resources: Mapping[str, Any], version: int) -> tup
     return (_call("SetUnitProperties", "sba(sv)", scope.unit, "true", *_flatten(properties)),)
 
 
-def plan_stop(scope: Scope) -> tuple[tuple[str, ...], ...]:
-    """The command lines that end the scope. Both may fail: an empty scope goes away by itself."""
-    return (_call("StopUnit", "ss", scope.unit, "replace"), _call("ResetFailedUnit", "s", scope.unit))
-
-
 def plan_properties(resources: Mapping[str, Any], version: int) -> list[Property]:
     """Limits as unit properties: systemd would otherwise reset what was written behind its back."""
     memory, cpu, pids, block = (resources.get(key) or {} for key in ("memory", "cpu", "pids", "blockIO"))

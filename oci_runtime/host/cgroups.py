@@ -322,47 +322,6 @@ def _pids(path: str) -> list[str]:
     return _read_if_any(os.path.join(path, "cgroup.procs")).split()[:10]
 
 
-def set_frozen(paths: Iterable[str], frozen: bool, deadline_s: float = 2.0) -> bool:
-    """Freeze or thaw a group's processes and wait until they are. Returns False when no directory can do it.
-
-    Raises: HostError after deadline_s (a group that could not be frozen is thawed again).
-    """
-    for path in paths:
-        for name, on, off in (("freezer.state", "FROZEN", "THAWED"), ("cgroup.freeze", "1", "0")):
-            file = os.path.join(path, name)
-            if not os.path.exists(file):
-                continue
-            try:
-                _freeze(file, on if frozen else off, deadline_s)
-            except OSError as error:
-                if frozen:
-                    _try_write(file, off)
-                raise HostError.from_oserror(error, "write", file) from error
-            return True
-    return False
-
-
-def _freeze(file: str, wanted: str, deadline_s: float) -> None:
-    """v1 may hang in FREEZING while a process forks: writing again lets it make progress."""
-    end = time.monotonic() + deadline_s
-    pause = _FIRST_PAUSE_S
-    while True:
-        write_file(file, wanted)
-        if _frozen_state(file) == wanted:
-            return
-        if time.monotonic() >= end:
-            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), file)
-        time.sleep(pause)
-        pause = min(pause * 2, _LONGEST_PAUSE_S)
-
-
-def _frozen_state(file: str) -> str:
-    if file.endswith("cgroup.freeze"):
-        events = _read_if_any(os.path.join(os.path.dirname(file), "cgroup.events"))
-        return dict(line.split(" ", 1) for line in events.splitlines() if " " in line).get("frozen", "")
-    return _read_if_any(file).strip()
-
-
 def write_file(path: str, value: str) -> None:
     """One write(2), as cgroup files want it; never creates a file. Raises: OSError with the path."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

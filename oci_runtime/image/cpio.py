@@ -21,9 +21,6 @@ class CpioArchive:
     def add_file(self, name: str, content: bytes, mode: int = 0o644) -> None:
         self._add(name, stat.S_IFREG | mode, content)
 
-    def add_symlink(self, name: str, target: str) -> None:
-        self._add(name, stat.S_IFLNK | 0o777, target.encode())
-
     def add_device(self, name: str, major: int, minor: int, mode: int = 0o600) -> None:
         self._add(name, stat.S_IFCHR | mode, b"", major, minor)
 

@@ -72,11 +72,6 @@ class TtrpcClient(asyncio.Protocol):
         """Return when the connection has ended, for whatever reason."""
         await self._closed.wait()
 
-    @property
-    def lost_reason(self) -> str:
-        """Why the connection has ended; empty while it lives."""
-        return self._reason
-
     async def _call(self, service: str, method: str, payload: bytes, timeout_s: float | None) -> bytes:
         nanoseconds = int(timeout_s * 1e9) if timeout_s else 0
         request = ttrpc_pb2.Request(service=service, method=method, payload=payload, timeout_nano=nanoseconds)

@@ -19,9 +19,7 @@ REQUEST = 1
 RESPONSE = 2
 DATA = 3
 
-FLAG_REMOTE_CLOSED = 1
 FLAG_REMOTE_OPEN = 2
-FLAG_NO_DATA = 4
 
 
 class FramingLost(InvalidInput):

@@ -131,19 +131,6 @@ class Machine:
         if not self.exited.done():
             await self._hotplug.unplug(device, deadline_s)
 
-    async def pause(self) -> None:
-        """Stop the virtual CPUs."""
-        await self._qmp.execute("stop")
-
-    async def resume(self) -> None:
-        """Let the virtual CPUs run again."""
-        await self._qmp.execute("cont")
-
-    async def balloon_bytes(self) -> int:
-        """Memory that the guest has at present. Raises: OciRuntimeError while the guest has no balloon driver."""
-        answer: Mapping[str, Any] = await self._qmp.execute("query-balloon")
-        return int(answer["actual"])
-
     async def stop(self, deadline_s: float = STOP_DEADLINE_S) -> VmExit:
         """End the machine (quit, then SIGKILL after `deadline_s`) and close everything. Idempotent; returns the end.
 

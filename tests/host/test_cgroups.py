@@ -28,7 +28,6 @@ from oci_runtime.host.cgroups import (
     plan_group,
     read_layout,
     remove,
-    set_frozen,
 )
 
 pytestmark = pytest.mark.root
@@ -197,31 +196,6 @@ def test_joining_with_a_process_that_is_gone(layout: Layout) -> None:
     with pytest.raises(HostError, match="cgroup.procs: No such process"):
         join(group.procs_files, process.pid)
     assert remove(group.paths) == ()
-
-
-def test_freezing(layout: Layout) -> None:
-    group = make(layout, f"{BASE}/c1")
-    counter = subprocess.Popen(
-        ["sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done"], stdout=subprocess.PIPE
-    )
-    assert counter.stdout is not None
-    try:
-        join(group.procs_files, counter.pid)
-        counter.stdout.readline()
-        assert set_frozen(group.paths, True)
-        os.set_blocking(counter.stdout.fileno(), False)
-        counter.stdout.read()
-        time.sleep(0.1)
-        assert counter.stdout.read() in (None, b"")
-        assert set_frozen(group.paths, False)
-        os.set_blocking(counter.stdout.fileno(), True)
-        assert counter.stdout.readline()
-    finally:
-        counter.kill()
-        counter.wait()
-        counter.stdout.close()
-    assert remove(group.paths) == ()
-    assert not set_frozen(group.paths, True), "there is nothing left to freeze"
 
 
 RESOURCES: dict[str, Any] = {
@@ -404,9 +378,6 @@ def test_on_v2_controllers_reach_the_child(layout: Layout, sleeper: subprocess.P
         assert value(group, "hugetlb", "hugetlb.2MB.max") == str(4 << 20)
         assert apply_limits(group, {"hugepageLimits": []}, holds_machine=True) == ()
     join(group.procs_files, sleeper.pid)
-    assert set_frozen(group.paths, True)
-    assert "frozen 1" in Path(leaf.directory, "cgroup.events").read_text()
-    assert set_frozen(group.paths, False)
     os.kill(sleeper.pid, signal.SIGKILL)
     sleeper.wait()
     assert remove(group.paths) == ()

@@ -16,7 +16,6 @@ from oci_runtime.bundle.load import (
     MAX_CONFIG_BYTES,
     MAX_DEPTH,
     load_bundle,
-    load_process,
     load_resources,
     parse_json_object,
     read_json_object,
@@ -150,11 +149,8 @@ def test_the_error_of_a_bundle_carries_all_errors(bundle: Path) -> None:
         load_bundle(str(bundle))
 
 
-def test_process_and_resource_files(tmp_path: Path) -> None:
-    file = tmp_path / "process.json"
-    file.write_text(json.dumps({"args": ["id"], "cwd": "/", "x": 1}))
-    process, raw = load_process(str(file))
-    assert (process.args, raw["x"]) == (("id",), 1)
+def test_resource_files(tmp_path: Path) -> None:
+    file = tmp_path / "resources.json"
     file.write_text(json.dumps({"pids": {"limit": 7}}))
     assert load_resources(str(file))[0].pids_limit == 7
     reader, writer = os.pipe()

@@ -18,7 +18,6 @@ from oci_runtime.host.cgroup_systemd import (
     parse_path,
     plan_properties,
     plan_start,
-    plan_stop,
     plan_update,
 )
 
@@ -153,8 +152,6 @@ def test_the_calls_that_start_update_and_stop() -> None:
     assert plan_update(SCOPE, {}, 2) == ()
     (update,) = plan_update(SCOPE, {"pids": {"limit": 5}}, 2)
     assert list(update) == [*prefix, "SetUnitProperties", "sba(sv)", "p-c1.scope", "true", "1", "TasksMax", "t", "5"]
-    stop, _ = plan_stop(SCOPE)
-    assert list(stop) == [*prefix, "StopUnit", "ss", "p-c1.scope", "replace"]
 
 
 @pytest.fixture
@@ -215,10 +212,10 @@ def squeeze(lines: list[str]) -> str:
 
 
 def test_what_busctl_puts_on_the_bus(bus: str) -> None:
-    calls = [*plan_start(SCOPE, (7, 8), LIMITS, 2), *plan_update(SCOPE, LIMITS, 1), *plan_stop(SCOPE)]
+    calls = [*plan_start(SCOPE, (7, 8), LIMITS, 2), *plan_update(SCOPE, LIMITS, 1)]
     seen = squeeze(record(bus, list(calls)))
     members = re.findall(r"interface=org.freedesktop.systemd1.Manager; member=(\w+)", seen)
-    assert members == ["ResetFailedUnit", "StartTransientUnit", "SetUnitProperties", "StopUnit", "ResetFailedUnit"]
+    assert members == ["ResetFailedUnit", "StartTransientUnit", "SetUnitProperties"]
     start, update = (seen.partition(f"member={name} ")[2].partition("method call")[0] for name in members[1:3])
     assert start.startswith(
         'string "p-c1.scope" string "replace" array [ struct { string "Description" variant string '

@@ -295,10 +295,10 @@ async def test_a_guest_that_does_not_let_go_costs_the_deadline_and_its_slot(bare
     descriptor = os.open(tmp_path / "disk", os.O_RDONLY | os.O_CLOEXEC)
     disk = await bare.machine.plug_disk(descriptor, readonly=True)
     os.close(descriptor)
-    await bare.machine.pause()
+    await bare.machine.qmp.execute("stop")
     with pytest.raises(Unavailable, match=f"device {disk.id}: the guest did not release it within 0.3 s"):
         await bare.machine.unplug(disk, deadline_s=0.3)
-    await bare.machine.resume()
+    await bare.machine.qmp.execute("cont")
     await bare.machine.unplug(disk)
     await bare.machine.unplug(disk)
     await assert_nothing_left(bare)
