@@ -43,6 +43,35 @@ async def test_starting_twice_is_refused(guest: Guest) -> None:
     await guest.agent.remove_container("twice")
 
 
+async def test_the_programs_execution_is_waited_for_and_what_is_run_inside_before_it(guest: Guest) -> None:
+    document = spec("/bin/busybox", "sleep", "1000")
+    document["hooks"] = {"startContainer": [{"path": "/bin/busybox", "args": shell("read line </tmp/go")}]}
+    await guest.agent.create_container("hooked", json.dumps(document).encode(), stdin=False)
+    with pytest.raises(WrongState, match="has not been started"):
+        await guest.agent.wait_executed("hooked")
+    assert (await guest.exec("hooked", "e", "/bin/busybox", "mkfifo", "/tmp/go"))[0] == 0
+    await guest.agent.start_container("hooked")
+    waiting = [asyncio.create_task(guest.agent.wait_executed("hooked")) for _ in range(2)]
+    assert (await guest.exec("hooked", "e", "/bin/busybox", "true"))[0] == 0
+    assert not any(task.done() for task in waiting)
+    assert (await guest.exec("hooked", "e", *shell("echo >/tmp/go")))[0] == 0
+    await asyncio.gather(*waiting)
+    await guest.agent.wait_executed("hooked")
+    code, out, _ = await guest.exec("hooked", "e", *shell("tr '\\0' ' ' </proc/1/cmdline; ls /proc/1/fd"))
+    assert (code, out.split()) == (0, b"/bin/busybox sleep 1000 0 1 2".split())
+    await guest.agent.remove_container("hooked")
+
+
+async def test_a_process_that_never_becomes_the_program_is_not_waited_for(guest: Guest) -> None:
+    document = spec("/bin/busybox", "sleep", "1000")
+    document["hooks"] = {"startContainer": [{"path": "/bin/busybox", "args": ["busybox", "false"]}]}
+    await guest.agent.create_container("unhooked", json.dumps(document).encode(), stdin=False)
+    await guest.agent.start_container("unhooked")
+    await guest.agent.wait_executed("unhooked")
+    assert (await guest.agent.wait_process("unhooked", "")).exit_code != 0
+    await guest.agent.remove_container("unhooked")
+
+
 async def test_a_taken_name_is_refused_and_the_container_goes_on(guest: Guest) -> None:
     await guest.create("name", *shell("sleep 100"))
     with pytest.raises(AlreadyExists, match="'name' already exists"):

@@ -178,6 +178,10 @@ class AgentClient:
         """Let a created container's process run."""
         await self._call("StartContainer", pb.ContainerRequest(container_id=container_id), pb.Empty, LONG_S)
 
+    async def wait_executed(self, container_id: str) -> None:
+        """Wait until a started container's first process has become its program, or has ended."""
+        await self._call("WaitExecuted", pb.ContainerRequest(container_id=container_id), pb.Empty, LONG_S)
+
     async def exec_process(
         self, container_id: str, exec_id: str, process_json: bytes, *, stdin: bool
     ) -> pb.ProcessResponse:

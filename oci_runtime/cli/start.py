@@ -37,7 +37,8 @@ def start_container(context: Context, container_id: str) -> None:
     if status == STOPPED:
         raise WrongState(f"{texts.HAS_STOPPED}: {container_id}")
     with lookup.connect(context, record) as client:
-        client.call("start", id=container_id)
+        # Poststart hooks come after the program's execution, and so after what is run inside before it.
+        client.call("start", id=container_id, executed=bool(record.hooks.get("poststart")))
     if record.hooks.get("poststart"):
         from oci_runtime.cli.hooks import run_tolerantly
 

@@ -10,6 +10,7 @@ from oci_runtime.errors import AlreadyExists, InvalidInput, OciRuntimeError, Wro
 from oci_runtime.guest.cgroups import OomWatch, cgroup_path, remove_cgroup
 from oci_runtime.guest.crun import let_run, remove_state, remove_tree, run_crun
 from oci_runtime.guest.disks import NODES, find_disks, make_nodes, plan_disks, remove_nodes
+from oci_runtime.guest.execution import Execution
 from oci_runtime.guest.facts import read_facts
 from oci_runtime.guest.mounts import RUN
 from oci_runtime.guest.processes import Process, check_id, parse_object, require_new, start_with_crun
@@ -24,6 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_runtime.guest.agent import Agent
     from oci_runtime.guest.disks import Numbers
+    from oci_runtime.guest.server import Call
 
 MAX_CONTAINERS = 512
 _REAP_S = 10.0
@@ -47,6 +49,7 @@ class Container:
         self.oom = OomWatch(agent.loop, self.cgroup, lambda: agent.events.publish("oom", container_id))
         self._agent = agent
         self.starting: set[str] = set()
+        self.execution: Execution | None = None
 
     def require_running(self) -> Process:
         """The first process, while it lives. Raises WrongState."""
@@ -148,9 +151,11 @@ def _create(agent: Agent, container: Container, spec: dict[str, object], stdin: 
         file.write(json_text.dumps(spec))
     init = spec["process"]
     assert isinstance(init, dict)
+    container.execution = execution = Execution(agent.loop)
     with Stdio(terminal=bool(init.get("terminal")), stdin=stdin) as stdio:
         words = ["create", "--bundle", container.directory, container.id]
-        process = start_with_crun(agent, container, "", words, stdio, str(init["args"][0]))
+        process = start_with_crun(agent, container, "", words, stdio, str(init["args"][0]), execution.child)
+    execution.given()
     container.add_process(process)
     agent.loop.call(container.oom.start)
     return process
@@ -176,6 +181,14 @@ def start_container(agent: Agent, request: pb.ContainerRequest) -> pb.Empty:
             _start_with_crun(agent, container, process)
         container.started = True
     return pb.Empty()
+
+
+def wait_executed(agent: Agent, request: pb.ContainerRequest, call: Call) -> None:
+    """Answer when the first process of a started container has become the program, or has ended. Raises WrongState."""
+    container = agent.container(request.container_id)
+    if container.execution is None or not container.started:
+        raise WrongState(f"container {container.id!r} has not been started")
+    container.execution.when_done(lambda: call.reply(pb.Empty()))
 
 
 def _start_with_crun(agent: Agent, container: Container, process: Process) -> None:
@@ -220,6 +233,8 @@ def _clean_up(agent: Agent, container: Container) -> None:
 
 def _close_streams(container: Container, processes: list[Process]) -> None:
     container.oom.close()
+    if container.execution is not None:
+        container.execution.close()
     for process in processes:
         process.close()
 

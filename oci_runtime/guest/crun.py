@@ -21,7 +21,7 @@ _ENVIRONMENT = {**ENVIRONMENT, "_LIBCONTAINER_CLONED_BINARY": "1"}
 
 
 def run_crun(
-    agent: Agent, words: list[str], *, log_path: str, stdio: tuple[int, int, int], program: str = "",
+    agent: Agent, words: list[str], *, log_path: str, stdio: tuple[int, ...], program: str = "",
     timeout_s: float = _DEFAULT_S,
 ) -> None:  # fmt: skip
     """Run one crun command to its end in a worker thread.

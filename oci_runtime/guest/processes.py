@@ -99,17 +99,19 @@ def parse_object(data: bytes, what: str) -> dict[str, Any]:
 
 
 def start_with_crun(
-    agent: Agent, container: Container, exec_id: str, words: list[str], stdio: Stdio, program: str
+    agent: Agent, container: Container, exec_id: str, words: list[str], stdio: Stdio, program: str, *more: int
 ) -> Process:
     """Let crun start a process detached, and adopt it. `words` end before the pid file's and terminal's arguments.
 
-    The container's id must be the last of `words`. Runs in a worker thread. Raises what `run_crun` raises.
+    The container's id must be the last of `words`. more: descriptors for crun, from 3 on. Runs in a worker thread.
+    Raises what `run_crun` raises.
     """
     number = next(_numbers)
     pid_file = f"{container.directory}/pid-{number}"
     arguments = [*words[:-1], "--pid-file", pid_file, *stdio.arguments, words[-1]]
     with agent.reaper.adopting() as strangers:
-        run_crun(agent, arguments, log_path=f"{container.directory}/log-{number}", stdio=stdio.child, program=program)
+        log_path = f"{container.directory}/log-{number}"
+        run_crun(agent, arguments, log_path=log_path, stdio=(*stdio.child, *more), program=program)
         try:
             with open(pid_file, encoding="utf-8") as file:
                 pid = int(file.read())

@@ -89,9 +89,9 @@ class Reaper:
             _run(callbacks, child)
 
     def spawn(
-        self, argv: Sequence[str], *, stdio: tuple[int, int, int], environment: Mapping[str, str] | None = None
+        self, argv: Sequence[str], *, stdio: tuple[int, ...], environment: Mapping[str, str] | None = None
     ) -> Child:
-        """Start `argv` with the three descriptors as its 0-2 and nothing else. Raises NotFound, OciRuntimeError."""
+        """Start `argv` with the descriptors as its 0, 1, 2, … and nothing else. Raises NotFound, OciRuntimeError."""
         program = find_program(argv[0])
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(stdio)]
         with self._lock:

@@ -39,6 +39,7 @@ METHODS: dict[str, tuple[str, str, str, int]] = {
     "SyncTree": ("trees", "sync_tree", "SyncTreeRequest", WORKER),
     "CreateContainer": ("containers", "create_container", "CreateContainerRequest", WORKER),
     "StartContainer": ("containers", "start_container", "ContainerRequest", WORKER),
+    "WaitExecuted": ("containers", "wait_executed", "ContainerRequest", DEFERRED),
     "RemoveContainer": ("containers", "remove_container", "ContainerRequest", WORKER),
     "ExecProcess": ("processes", "exec_process", "ExecProcessRequest", WORKER),
     "SignalProcess": ("processes", "signal_process", "SignalProcessRequest", INLINE),

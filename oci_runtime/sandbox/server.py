@@ -15,6 +15,7 @@ from oci_runtime.log import get_logger
 from oci_runtime.sandbox import stats as stats_form
 from oci_runtime.sandbox.connection import Connection
 from oci_runtime.sandbox.events import SandboxEvent
+from oci_runtime.sandbox.executed import wait_executed
 from oci_runtime.sandbox.request import CreateRequest
 from oci_runtime.sandbox.sandbox import Sandbox
 from oci_runtime.sandbox.stream import serve_stream
@@ -210,6 +211,8 @@ class ControlServer:
 
     async def _start(self, request: Request, _fds: list[int]) -> Answer:
         await self._sandbox.start(request["id"])
+        if request.get("executed"):
+            await wait_executed(self._sandbox.machine, request["id"])
         return {}
 
     async def _exec(self, request: Request, _fds: list[int]) -> Answer:

@@ -20,6 +20,7 @@ from oci_runtime.errors import InvalidInput, OciRuntimeError
 from oci_runtime.host.processes import start_time
 from oci_runtime.host.spawn import Child, kill_and_reap
 from oci_runtime.log import get_logger
+from oci_runtime.sandbox.executed import wait_executed
 from oci_runtime.sandbox.request import CreateRequest
 from oci_runtime.sandbox.sandbox import Sandbox
 from oci_runtime.sandbox.threads import in_thread
@@ -135,8 +136,11 @@ class HostSide:
         )
 
     async def started(self, container_id: str) -> None:
-        """Run the poststart hooks; a failure of one is a warning."""
-        await self._tolerantly(self._containers[container_id], "poststart", records.RUNNING)
+        """Run the poststart hooks, once the program is executed; a failure of one is a warning."""
+        prepared = self._containers[container_id]
+        if prepared.record.hooks.get("poststart") and self._sandbox is not None:
+            await wait_executed(self._sandbox.machine, container_id)
+        await self._tolerantly(prepared, "poststart", records.RUNNING)
 
     async def ended(self, container_id: str) -> None:
         """End the container's stand-in."""

@@ -72,6 +72,18 @@ def test_a_root_file_system_may_be_nothing_but_a_program(shared: Engine, tmp_pat
         shared.call("delete", name)
 
 
+def test_poststart_hooks_come_after_the_program_and_so_after_what_is_run_inside(shared: Engine, tmp_path: Path) -> None:
+    def hook(path: str, log: Path) -> list[dict[str, Any]]:
+        return [{"path": path, "args": ["sh", "-c", f"sleep 1; echo {path} >>{log}"], "env": ["PATH=/bin:/usr/bin"]}]
+
+    hooks = {"startContainer": hook("/bin/sh", Path("/data/log")), "poststart": hook("/usr/bin/env", tmp_path / "log")}
+    hooks["poststart"][0]["args"][:0] = ["env"]
+    mounts = [{"destination": "/data", "type": "bind", "source": str(tmp_path), "options": ["bind", "rw"]}]
+    shared.run("hooked", ["sleep", "1000"], hooks=hooks, more_mounts=mounts, **member("pod"))
+    assert (tmp_path / "log").read_text().split() == ["/bin/sh", "/usr/bin/env"]
+    shared.call("delete", "--force", "hooked")
+
+
 @pytest.mark.parametrize("code", [0, 7, 255])
 def test_exit_codes(shared: Engine, code: int) -> None:
     shared.run("ends", ["sh", "-c", f"exit {code}"], **member("pod"))

@@ -236,7 +236,7 @@ def test_shares_that_cannot_be_are_refused_with_the_reason(engine: Engine, setti
 def test_other_cache_policies_and_a_thread_pool_work(engine: Engine, tmp_path: Path, cache: str) -> None:
     engine.config = engine.directory / "config.toml"
     is_qemus = not is_rust(find_virtiofsd())
-    arguments = ["-o", "no_readdirplus,flock"] if is_qemus else ["--no-readdirplus"]
+    arguments = ["-o", "no_readdirplus,flock,timeout=1"] if is_qemus else ["--no-readdirplus"]
     settings = json.dumps(["--thread-pool-size=2", "--rlimit-nofile=600", *arguments])
     engine.config.write_text(f'[storage]\nvirtio_fs_cache = "{cache}"\nvirtio_fs_extra_args = {settings}\n')
     data = tmp_path / "data"
@@ -252,6 +252,9 @@ def test_other_cache_policies_and_a_thread_pool_work(engine: Engine, tmp_path: P
         locked = engine.exec("c", "/usr/bin/flock", "--nonblock", "/data/file", "true", check=False)
         assert (locked.code, locked.err) == (1 if is_qemus else 0, ""), "-o flock lets locks pass"
     assert engine.exec("c", "/usr/bin/flock", "--nonblock", "/data/file", "true").code == 0
+    if is_qemus:  # with `always`, too: names and attributes are looked at again after a second
+        (data / "file").write_text("CONTENT\n")
+        wait_until(lambda: engine.exec("c", "cat", "/data/file").out == "CONTENT\n", "what the host has written", 20)
     if cache == "always":
         script = "mkdir /data/many; cd /data/many; for i in $(seq 640); do echo x > $i || exit; done; cat * | wc -l"
         assert engine.exec("c", "sh", "-c", script).out == "640\n", "more files than virtiofsd can have open"
