@@ -142,7 +142,7 @@ def plan_cgroup_files(resources: Spec, facts: GuestFacts, current_memory_limit: 
 
 def _number(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value < 1 << 64:
-        raise InvalidInput(f"linux.resources.{name} {value!r} is not a number")
+        raise InvalidInput(f"linux.resources.{name} {value!r} is not a number from -1 to {(1 << 64) - 1}")
     return value
 
 

@@ -110,7 +110,9 @@ def read_manifest(directory: str, shown_as: str = "") -> dict[str, Any]:
         with open(path, "rb") as file:
             manifest = json_text.loads(file.read())
     except FileNotFoundError as error:
-        raise NotFound(f"no guest image at {shown_as or directory}; build it: vmpod image build") from error
+        name = os.path.basename(shown_as)
+        option = "" if name in ("", DEFAULT_NAME) else f" --name {name}"
+        raise NotFound(f"no guest image at {shown_as or directory}; build it: vmpod image build{option}") from error
     except ValueError as error:
         raise InvalidInput(f"{path} is not JSON ({error}); build the image again: vmpod image build") from error
     except OSError as error:

@@ -18,6 +18,7 @@ from oci_runtime.errors import AlreadyExists, InvalidInput, NotFound, OciRuntime
 from oci_runtime.log import get_logger
 from oci_runtime.sandbox.arrivals import Arrivals
 from oci_runtime.sandbox.events import EventFeed, SandboxEvent
+from oci_runtime.sandbox.guest_events import follow_guest
 from oci_runtime.sandbox.oom import OomNotices
 from oci_runtime.sandbox.process import KILLED, Container, ExitStatus, Process, Status
 from oci_runtime.sandbox.removals import Removals
@@ -70,24 +71,10 @@ class Sandbox:
         except OciRuntimeError as error:
             await self._end(error.message)
             return
-        self._spawn(self._follow_guest_events())
+        agent = await self.machine.agent()
+        self._spawn(follow_guest(agent, self.containers, self.oom_notices, self._events))
         exit_reason = await self.machine.lost()
         await self._end(exit_reason)
-
-    async def _follow_guest_events(self) -> None:
-        """Turn the guest's events into the pod's; ends with the guest."""
-        agent = await self.machine.agent()
-        sequence = 0
-        with contextlib.suppress(OciRuntimeError):
-            while True:
-                event = await agent.next_event(sequence)
-                if event is None:
-                    continue
-                sequence = event.sequence
-                container = self.containers.get(event.container_id)
-                if event.kind == "oom" and container is not None:
-                    await self.oom_notices.tell(container)
-                    self._events.publish(SandboxEvent("oom", container.id))
 
     # Containers
 

@@ -45,6 +45,8 @@ _GUEST_SHUTDOWN_S = 3.0
 # With disks that it writes to: longer than the guest waits for their file systems to be free.
 _DISK_SHUTDOWN_S = 15.0
 _CLOSE_S = 10.0
+# From the end of the guest's link to that of its machine.
+_LOSS_S = 1.0
 
 
 @dataclass
@@ -166,8 +168,7 @@ class VirtualMachine:
             self._lose(f"virtual machine ended: {ended.reason}" + (f": {ended.detail}" if ended.detail else ""))
 
         async def watch_virtiofsd(daemon: VirtiofsdLaunch) -> None:
-            await _wait_pidfd(daemon.pidfd)
-            self._lose(f"virtiofsd ended, the guest cannot reach its files any more: {daemon.explain_end()}")
+            self._lose(f"virtiofsd ended, the guest cannot reach its files any more: {await daemon.end()}")
 
         self._watchers.append(asyncio.create_task(watch_qemu()))
         if self.launched.virtiofsd is not None:
@@ -190,7 +191,8 @@ class VirtualMachine:
         awaited: set[asyncio.Future[Any]] = {task, self._lost}
         try:
             await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
+            # A guest that does not answer any more may be gone with its machine, which says more.
+            if task.done() and not (isinstance(task.exception(), Unavailable) and await self.is_lost(_LOSS_S)):
                 return task.result()
         finally:
             await _cancel(task)
@@ -485,14 +487,3 @@ async def _cancel(task: asyncio.Future[Any] | None) -> None:
     if task is not None and not task.done():
         task.cancel()
         await asyncio.wait([task])
-
-
-async def _wait_pidfd(pidfd: int) -> None:
-    """Wait for the end of the process behind a pidfd."""
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_reader(pidfd, ended.set)
-    try:
-        await ended.wait()
-    finally:
-        loop.remove_reader(pidfd)

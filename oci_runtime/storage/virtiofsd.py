@@ -75,8 +75,16 @@ class VirtiofsdLaunch:
         except BlockingIOError:
             return ""
 
-    def explain_end(self) -> str:
-        """How the daemon has ended and what it said last; it is reaped by that. Call once, when `pidfd` says so."""
+    async def end(self) -> str:
+        """Wait for the daemon's end and reap it; return how it ended and what it said last. Call once."""
+        import asyncio  # the daemon is started before anything heavy is loaded
+
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self.pidfd, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(self.pidfd)
         return f"{self.argv[0]}: {describe_exit(reap(self.child) or 0, self.messages())}"
 
     def close(self) -> None:

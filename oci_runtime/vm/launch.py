@@ -153,12 +153,13 @@ def _confine(settings: VmSettings) -> dict[str, Any]:
 
 def _open_asset(name: str, path: str, uid: int | None) -> int:
     """Open a file that QEMU will read through /proc/self/fd, which checks the file's own mode again."""
+    hint = "setting vm.firmware" if name == "firmware" else IMAGE_HINT
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise NotFound(f"{name} {path}: no such file ({IMAGE_HINT})") from error
+        raise NotFound(f"{name} {path}: no such file ({hint})") from error
     except OSError as error:
-        raise HostError.from_oserror(error, f"open {name}", path, hint=IMAGE_HINT) from error
+        raise HostError.from_oserror(error, f"open {name}", path, hint=hint) from error
     if uid and not os.fstat(descriptor).st_mode & 0o004:
         os.close(descriptor)
         raise InvalidInput(f"{name} {path}: QEMU runs as uid {uid} and may not read it (chmod a+r {path})")

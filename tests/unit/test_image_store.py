@@ -89,7 +89,11 @@ def test_a_broken_stamp_only_costs_a_hash(tmp_path: Path, hashed: list[str], sta
 
 
 def test_a_missing_image_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match=rf"no guest image at {tmp_path}/default; build it: vmpod image build"):
+    with pytest.raises(
+        NotFound, match=rf"no guest image at {tmp_path}/other; build it: vmpod image build --name other$"
+    ):
+        find_image(tmp_path, "other")
+    with pytest.raises(NotFound, match=rf"no guest image at {tmp_path}/default; build it: vmpod image build$"):
         find_image(tmp_path)
 
 
