@@ -13,6 +13,7 @@
 - A bind from /dev, /proc, /sys or another file system of the kernel: the same path of the guest's own; refused if the
   guest has no such path. Below a recursive bind of something else they are left out.
 - A bind of a block device: a disk is plugged into the machine, and its node appears at the destination.
+- An overlay: mounted by the host's kernel, shared like a bind.
 - Any other type: refused, such file systems are mounted on the host and bound.
 """
 
@@ -23,6 +24,11 @@ GUEST_TYPES = frozenset(
     "proc sysfs tmpfs ramfs devpts devtmpfs mqueue cgroup cgroup2 hugetlbfs bpf debugfs tracefs securityfs fusectl "
     "configfs efivarfs binfmt_misc".split()
 )
+
+# Mounted by the host: their options name directories of the host.
+OVERLAY = "overlay"
+# Options without a value that are the file system's own; all others of these are flags of the mount.
+_OVERLAY_FLAGS = frozenset(("userxattr", "volatile"))
 
 # f_type of file systems whose content is the kernel's: serving the host's to a guest makes no sense or is dangerous.
 # Source: linux/magic.h and the file systems' own sources.
@@ -75,6 +81,11 @@ def options_of(mount: dict[str, object]) -> list[str]:
     """The options of a mount as strings; none if there are none."""
     options = mount.get("options")
     return [str(option) for option in options] if isinstance(options, list) else []
+
+
+def superblock_options(options: list[str]) -> list[str]:
+    """Those of an overlay's options that the file system itself reads: its directories and what has a value."""
+    return [option for option in options if "=" in option or option in _OVERLAY_FLAGS]
 
 
 def readonly_of(options: list[str]) -> str:

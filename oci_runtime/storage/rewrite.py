@@ -12,8 +12,10 @@ from oci_runtime.errors import InvalidInput
 from oci_runtime.storage.mount_kinds import (
     HUGEPAGES_GUEST_ROOT,
     MEMORY_GUEST_ROOT,
+    OVERLAY,
     SHM_GUEST_ROOT,
     SUB_PATH_GUEST_ROOT,
+    superblock_options,
 )
 
 _ROOTS = {"shm": SHM_GUEST_ROOT, "memory": MEMORY_GUEST_ROOT, "hugepages": HUGEPAGES_GUEST_ROOT}
@@ -47,6 +49,8 @@ def rewrite_spec(
             raise InvalidInput(f"mounts[{index}]: described, but the spec has {len(mounts)} mounts")
         mounts[index] |= {"source": source, "type": "bind"}
         options = [str(option) for option in mounts[index].get("options") or ()]
+        if spec["mounts"][index].get("type") == OVERLAY:
+            options = [option for option in options if option not in superblock_options(options)]
         if "bind" not in options and "rbind" not in options:
             options = ["bind", *options]
         mounts[index]["options"] = options

@@ -16,6 +16,7 @@ from oci_runtime.storage.disks import describe, open_devices, open_disk, open_ro
 from oci_runtime.storage.mount_kinds import (
     GUEST_TYPES,
     KERNEL_TYPES,
+    OVERLAY,
     WATCHED,
     is_bind,
     options_of,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 # A frame of the control socket carries 200 descriptors; the namespaces need some.
 MAX_SOURCES = 190
+_UNKNOWN_TO_CRUN = frozenset(("nosymfollow", "rnosymfollow"))
 
 
 class Sources:
@@ -136,6 +138,10 @@ def _open_mount(sources: Sources, index: int, mount: dict[str, Any], bundle: str
     what = f"mounts[{index}] {destination}"
     options = options_of(mount)
     kind = str(mount.get("type") or "none")
+    _refuse_what_crun_ignores(what, mount, options)
+    if kind == OVERLAY and not is_bind(mount):
+        _open_overlay(sources, index, mount, with_view=with_view)
+        return
     if not is_bind(mount):
         if kind not in GUEST_TYPES:
             raise Unsupported(
@@ -174,6 +180,28 @@ def _open_mount(sources: Sources, index: int, mount: dict[str, Any], bundle: str
         sources.add(description, source.clone(recursive=recursive))
         if with_view:
             sources.view.append((kind, destination, source.clone_for_view(recursive=recursive, readonly=readonly)))
+
+
+def _refuse_what_crun_ignores(what: str, mount: Mapping[str, Any], options: list[str]) -> None:
+    """The guest's crun would leave out options that protect, and fails over mappings without saying why."""
+    for option in _UNKNOWN_TO_CRUN.intersection(options):
+        raise Unsupported(f"{what}: option {option!r} is not known to the guest's crun (leave it out)")
+    if mount.get("uidMappings") or mount.get("gidMappings"):
+        raise Unsupported(f"{what}: a mount with id mappings of its own is not supported (map them on the host)")
+
+
+def _open_overlay(sources: Sources, index: int, mount: dict[str, Any], *, with_view: bool) -> None:
+    """An overlay of the spec: a tree like a bind's, of this container alone."""
+    from oci_runtime.storage.overlay import open_overlay
+
+    destination, options = str(mount.get("destination", "")), options_of(mount)
+    what = f"mounts[{index}] {destination}"
+    sources.require_room(what)
+    tree, view = open_overlay(options, what, with_view=with_view)
+    description = {"kind": "mount", "index": index, "readonly": readonly_of(options), "propagation": "private"}
+    sources.add({**description, "pool": ""}, tree)
+    if with_view:
+        sources.view.append((OVERLAY, destination, view))
 
 
 def _has_mounts(sources: Sources, what: str, path: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from oci_runtime.bundle.model import Mount
-from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError, Unsupported
+from oci_runtime.errors import HostError, InvalidInput, NotFound, OciRuntimeError, Unsupported
 from oci_runtime.host import syscalls
 from oci_runtime.storage import volumes
 from oci_runtime.storage.mount_points import check_mount_points
@@ -370,9 +370,61 @@ def test_missing_things_are_named(bundle: Path) -> None:
     assert refused(bundle, InvalidInput) == f"root.path {bundle}/rootfs: neither a directory nor a disk"
 
 
+def overlay(bundle: Path, *options: str) -> dict[str, Any]:
+    """A mount of three layers, as podman writes it for an image or a volume with `:O`."""
+    for name in ("low", "lower", "upper", "work"):
+        (bundle / name).mkdir(exist_ok=True)
+        (bundle / name / f"of {name}").touch()
+    (bundle / "work" / "of work").unlink()
+    layers = f"lowerdir={bundle / 'low'}:{bundle / 'lower'}"
+    return {"destination": "/both", "type": "overlay", "source": "overlay", "options": [layers, *options]}
+
+
+def test_an_overlay_is_mounted_by_the_host_where_nobody_sees_it(bundle: Path) -> None:
+    """Longer than what fsconfig takes, which an image of a few layers is at once."""
+    bundle = bundle / ("long" * 30) / ("longer" * 30)
+    bundle.mkdir(parents=True)
+    (bundle / "rootfs").mkdir()
+    writable = overlay(bundle, f"upperdir={bundle / 'upper'}", f"workdir={bundle / 'work'}", "private")
+    (bundle / "sandbox").mkdir()
+    before = Path("/proc/self/mountinfo").read_text()
+    spec = {"root": {"path": "rootfs"}, "mounts": [writable, overlay(bundle, "ro")]}
+    sources = open_sources(spec, str(bundle), with_view=True)
+    assert Path("/proc/self/mountinfo").read_text() == before
+    assert [(kind, destination) for kind, destination, _ in sources.view] == [("overlay", "/both")] * 2
+    share = Share.create(bundle / "sandbox")
+    for (description, tree), expected in zip(sources.descriptors[1:], ("low lower upper", "low lower"), strict=True):
+        share.attach(tree, "c1", f"m{description['index']}", readonly=description["readonly"])
+        place = share.root / "c1.1" / f"m{description['index']}"
+        assert sorted(os.listdir(place)) == [f"of {name}" for name in expected.split()]
+    (share.root / "c1.1" / "m0" / "new").touch()
+    assert (bundle / "upper" / "new").exists()
+    with pytest.raises(OSError, match="Read-only"):
+        (share.root / "c1.1" / "m1" / "new").touch()
+    sources.close()
+    share.close()
+
+
+def test_an_overlay_that_the_kernel_does_not_mount_is_named(bundle: Path) -> None:
+    mount = overlay(bundle) | {"options": [f"lowerdir={bundle / 'missing'}"]}
+    assert refused(bundle, HostError, mount) == "mount mounts[0] /both: overlay: No such file or directory"
+
+
 def test_types_that_need_the_hosts_kernel_are_refused(bundle: Path) -> None:
     message = refused(bundle, Unsupported, {"destination": "/mnt", "type": "nfs", "source": "server:/"})
     assert message == ("mounts[0] /mnt: a virtual machine cannot mount type 'nfs' (mount it on the host and bind it)")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"options": ["rbind", "nosymfollow"]}, "option 'nosymfollow' is not known to the guest's crun (leave it out)"),
+        ({"type": "tmpfs", "options": ["rnosymfollow"]}, "option 'rnosymfollow' is not known to the guest's crun"),
+        ({"uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}, "a mount with id mappings of its own"),
+    ],
+)
+def test_what_crun_would_leave_out_is_refused(bundle: Path, more: dict[str, Any], message: str) -> None:
+    assert refused(bundle, Unsupported, bind(bundle) | more).startswith(f"mounts[0] /data: {message}")
 
 
 def test_more_binds_than_a_message_carries_are_refused(bundle: Path) -> None:

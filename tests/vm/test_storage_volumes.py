@@ -133,6 +133,23 @@ def test_recursive_read_only_includes_mounts_below(shared: Engine, tmp_path: Pat
     assert output == "/ro/sub/x\n", "the host itself refuses, whatever the guest believes"
 
 
+def test_an_overlay_of_the_spec_is_the_hosts(shared: Engine, tmp_path: Path) -> None:
+    """As podman has them for `--mount type=image` and volumes with `:O`."""
+    for name in ("lower", "upper", "work"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lower" / "file").write_text("below\n")
+    layers = [f"lowerdir={tmp_path / 'lower'}", f"upperdir={tmp_path / 'upper'}", f"workdir={tmp_path / 'work'}"]
+    mount = {"destination": "/both", "type": "overlay", "source": "overlay"}
+    script = "cat /both/file; echo above > /both/file; rm /ro/file || cat /ro/file; grep -c lowerdir /proc/mounts; true"
+    output = ran(
+        shared, "overlay", script, mount | {"options": [*layers, "private"]},
+        mount | {"destination": "/ro", "options": [f"lowerdir={tmp_path / 'lower'}:{tmp_path / 'work'}", "noexec"]},
+    )  # fmt: skip
+    assert output == "below\nrm: can't remove '/ro/file': Read-only file system\nbelow\n0\n"
+    assert (tmp_path / "upper" / "file").read_text() == "above\n"
+    assert (tmp_path / "lower" / "file").read_text() == "below\n"
+
+
 def test_a_file_that_is_bound_stays_one_inode(shared: Engine, tmp_path: Path) -> None:
     """As /etc/hosts and resolv.conf: engines rewrite them in place."""
     hosts = tmp_path / "hosts"
