@@ -29,11 +29,14 @@ class RootOverlays:
         self._made: dict[str, list[str]] = {}
 
     def kind(self, *, readonly_root: bool, readonly_disk: bool) -> str:
-        """none, memory or disk. readonly_root: the spec's. readonly_disk: the root's disk takes no writes."""
+        """none, memory or disk. readonly_root: the spec's. readonly_disk: the root's disk takes no writes.
+
+        A root that is read-only for its container gets its mount points all the same, where a directory would get them.
+        """
         wanted = self._storage.rootfs_overlay
-        if readonly_root or wanted == "none" or (wanted == "auto" and not readonly_disk):
-            return "none"
-        return "memory" if wanted == "auto" else wanted
+        if wanted != "none" and (readonly_root or wanted == "auto"):
+            return "memory" if readonly_disk else "none"
+        return wanted
 
     async def make(self, container_id: str, lower: str, kind: str) -> str:
         """Put a layer for changes on the guest's directory `lower`; return the path of both.

@@ -111,12 +111,15 @@ def test_a_snapshotters_device_is_left_to_the_guest(tmp_path: Path) -> None:
     [
         ("auto", False, False, "none"),
         ("auto", False, True, "memory"),
-        ("auto", True, True, "none"),
+        ("auto", True, True, "memory"),
+        ("auto", True, False, "none"),
         ("none", False, True, "none"),
         ("memory", False, False, "memory"),
         ("disk", False, False, "disk"),
         ("disk", False, True, "disk"),
         ("disk", True, False, "none"),
+        ("disk", True, True, "memory"),
+        ("none", True, True, "none"),
     ],
 )
 def test_when_changes_of_a_root_have_a_layer_of_their_own(

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from oci_runtime.control.client import Client
+from oci_runtime.errors import Unsupported
 from oci_runtime.host import syscalls
 from oci_runtime.host.mounts import detach_mount
+from tests.conmon import Conmon
 from tests.engine import Engine, crio, is_running, kill, wait_until
 from tests.network_lab import Netns, join_namespaces
 from tests.storage_lab import HOST_PYTHON, bind, private_mounts  # noqa: F401 - a fixture
@@ -234,6 +237,31 @@ DIFFERENT = {
     "times",
     "what_differs",
 }
+
+
+def test_a_member_under_conmon_with_files_of_the_pod(engine_9p: Engine, tmp_path: Path) -> None:
+    """As CRI-O has it; the conformance checks of conmon with its own configurations passed over 9p as well."""
+    (tmp_path / "hosts").write_text("127.0.0.1 localhost\n")
+    conmon = Conmon(engine_9p)
+    arguments = ["sh", "-c", "cat /etc/hosts; echo more >> /etc/hosts; exit 4"]
+    bundle = engine_9p.bundle("k", arguments, more_mounts=[bind(tmp_path / "hosts", "/etc/hosts")], **MEMBER)
+    assert conmon.create("k", bundle) > 0, conmon.message
+    engine_9p.call("start", "k")
+    assert conmon.exit_code("k") == 4
+    assert conmon.log("k") == "127.0.0.1 localhost\n"
+    assert (tmp_path / "hosts").read_text() == "127.0.0.1 localhost\nmore\n"
+    engine_9p.call("delete", "k")
+
+
+def test_pci_devices_of_the_host_are_refused_over_9p(engine_9p: Engine) -> None:
+    """There is none to try: the request is what the command line would send."""
+    (directory,) = engine_9p.root.glob(".sandboxes/*")
+    null = os.open("/dev/null", os.O_RDWR)
+    with Client.connect(str(directory), 60) as client, pytest.raises(Unsupported, match="QEMU sees none of them"):
+        device = {"kind": "vfio", "address": "0000:00:1f.0"}
+        client.call("create", [null], id="pci", bundle="/", spec={"mounts": []}, pid=os.getpid(), fds=[device])
+    os.close(null)
+    assert engine_9p.exec("pod", "true").code == 0
 
 
 def test_a_kernel_without_9p_is_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.conmon import Conmon
 from tests.engine import Engine, crio, wait_until
 from tests.storage_lab import HOST_PYTHON, bind, private_mounts  # noqa: F401 - a fixture
 
@@ -51,6 +52,22 @@ def test_without_a_share_nothing_serves_files_and_an_image_is_root(alone: Engine
     assert not list(alone.root.glob(".sandboxes/*/share"))
     mounts = alone.exec("pod", "cat", "/proc/mounts").out
     assert "vmpod-share" not in mounts and "overlay / overlay rw" in mounts
+
+
+def test_a_read_only_member_under_conmon_gets_the_mount_points_that_its_image_lacks(
+    alone: Engine, tmp_path: Path
+) -> None:
+    """As CRI-O has it; the conformance checks of conmon with its own configurations passed without a share as well."""
+    (tmp_path / "resolv.conf").write_text("nameserver 192.0.2.53\n")
+    spec = on_image(alone, bind(tmp_path / "resolv.conf", "/etc/resolv.conf", "ro"))
+    spec["root"]["readonly"] = True
+    conmon = Conmon(alone)
+    bundle = alone.bundle("k", ["sh", "-c", "cat /etc/resolv.conf; touch /etc/x || exit 5"], **spec)
+    assert conmon.create("k", bundle) > 0, conmon.message
+    alone.call("start", "k")
+    assert conmon.exit_code("k") == 5
+    assert conmon.log("k") == "nameserver 192.0.2.53\ntouch: /etc/x: Read-only file system\n"
+    alone.call("delete", "k")
 
 
 def test_files_are_copies_that_follow_the_host(alone: Engine, tmp_path: Path) -> None:
