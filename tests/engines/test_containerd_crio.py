@@ -152,6 +152,17 @@ def change(container: Container, **linux: Any) -> None:
     path.write_text(json.dumps(spec))
 
 
+def add_hooks(container: Container) -> Path:
+    """Give a container hooks inside and after the start; return the file of the host that they write their names to."""
+    path = container.bundle / "config.json"
+    spec = json.loads(path.read_text())
+    log = Path(spec["root"]["path"], "hooks")
+    inside = {"path": "/bin/sh", "args": ["sh", "-c", "sleep 1; echo startContainer >>/hooks"], "env": ["PATH=/bin"]}
+    after = {"path": "/bin/sh", "args": ["sh", "-c", f"echo poststart >>{log}"]}
+    path.write_text(json.dumps(spec | {"hooks": {"startContainer": [inside], "poststart": [after]}}))
+    return log
+
+
 async def test_a_pod_under_crio(pod: tuple[Container, Container, Container], tmp_path: Path) -> None:
     sandbox, first, second = pod
     config = tmp_path / "vmpod.toml"
@@ -166,10 +177,12 @@ async def test_a_pod_under_crio(pod: tuple[Container, Container, Container], tmp
     # A member gets the sandbox's address and a connection of its own.
     assert first.start_shim() == address
     await first.connect()
+    hooks = add_hooks(first)
     own = await first.create(config)
     assert own != pid
     assert (await first.call("State")).status == types_pb2.CREATED
     await first.call("Start")
+    assert hooks.read_text().split() == ["startContainer", "poststart"]
     await asyncio.to_thread(wait_until, lambda: b"ready" in first.output(), "output")
     await first.call("Kill", signal=0)
 
