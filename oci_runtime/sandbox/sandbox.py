@@ -378,13 +378,22 @@ class Sandbox:
             # is gone: why follows within moments, and ends the pod by itself.
             explained = isinstance(error, Unavailable) and await self.machine.is_lost(_LOSS_S)
             if self._ending is None and not process.exit.done() and not explained:
-                await self._end(f"lost the guest: {error.message}")
+                await self._give_up(container, process, error.message)
             return
         self._record_exit(container, process, status)
         if not process.exec_id and container.id == self.owner_id:
             self._spawn(self._end_after_output(container))
         elif not process.exec_id and self._ending is None:
             self._removals.begin(container)
+
+    async def _give_up(self, container: Container, process: Process, reason: str) -> None:
+        """The guest is there and does not tell how a process ends: an exec goes alone."""
+        if not process.exec_id:
+            return await self._end(f"lost the guest: {reason}")
+        log.warning("an exec is given up", container=container.id, exec=process.exec_id, reason=reason)
+        with contextlib.suppress(OciRuntimeError):
+            await self.kill(container.id, process.exec_id, _SIGKILL)
+        self._record_exit(container, process, ExitStatus.killed(reason))
 
     def _record_exit(self, container: Container, process: Process, status: ExitStatus) -> None:
         if process.exit.done():

@@ -26,6 +26,7 @@ class Guest:
     def __init__(self) -> None:
         self.ends: dict[tuple[str, str], asyncio.Future[Any]] = {}
         self.exec_answers = asyncio.Event()
+        self.killed: list[tuple[str, str]] = []
 
     def end(self, container_id: str, exec_id: str = "") -> asyncio.Future[Any]:
         return self.ends.setdefault((container_id, exec_id), asyncio.get_running_loop().create_future())
@@ -36,6 +37,9 @@ class Guest:
     async def exec_process(self, *_: object, **__: object) -> pb.ProcessResponse:
         await self.exec_answers.wait()
         return pb.ProcessResponse(pid=7)
+
+    async def signal_process(self, container_id: str, exec_id: str, *_: object, **__: object) -> None:
+        self.killed.append((container_id, exec_id))
 
     async def next_event(self, _sequence: int) -> None:
         await asyncio.get_running_loop().create_future()
@@ -148,6 +152,18 @@ async def test_a_process_that_the_guest_does_not_know_although_it_runs_ends_the_
     pod.machine.guest.end("a").set_exception(NotFound("container 'a' does not exist"))
     assert await pod.sandbox.ended == "lost the guest: container 'a' does not exist"
     assert (await pod.sandbox.wait("a")).code == KILLED
+
+
+async def test_an_exec_whose_end_the_guest_refuses_to_tell_goes_alone(pod: Pod) -> None:
+    """As it does when more calls wait in the guest than it takes: hundreds of execs in a pod."""
+    await pod.create("a")
+    pod.machine.guest.exec_answers.set()
+    pod.machine.guest.end("a", "one").set_exception(Unavailable("more than 2048 calls wait for an answer"))
+    await pod.sandbox.exec("a", "one", {}, stdin=False)
+    ended = await pod.sandbox.wait("a", "one")
+    assert (ended.code, ended.reason) == (KILLED, "more than 2048 calls wait for an answer")
+    assert pod.machine.guest.killed == [("a", "one")]
+    assert pod.sandbox.container("a").status is Status.CREATED and not pod.sandbox.ended.done()
 
 
 async def test_a_container_that_comes_into_being_while_the_pod_ends_is_refused(pod: Pod) -> None:
