@@ -97,9 +97,9 @@ def get_logger(name: str) -> Logger:
     return Logger(name)
 
 
-def timestamp(now_ns: int | None = None) -> str:
-    """Return a moment as RFC 3339 in UTC with nanoseconds (default: now)."""
-    seconds, rest = divmod(time.time_ns() if now_ns is None else now_ns, 1_000_000_000)
+def timestamp() -> str:
+    """Return the present as RFC 3339 in UTC with nanoseconds."""
+    seconds, rest = divmod(time.time_ns(), 1_000_000_000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z"
 
 

@@ -249,7 +249,7 @@ def cancel_creator(record: ContainerRecord) -> None:
         end_process(record.creator, record.creator_start, _KILLED_S)
 
 
-def end_proxies(layout: Layout, record: ContainerRecord, grace_s: float = _PROXY_S) -> None:
+def end_proxies(layout: Layout, record: ContainerRecord) -> None:
     """Wait for the proxies of a container that has ended, and kill those that linger: nobody reads their output.
 
     The first process of a pid namespace only disappears once the parents of all others have reaped them: that is the
@@ -257,7 +257,7 @@ def end_proxies(layout: Layout, record: ContainerRecord, grace_s: float = _PROXY
     """
     found = find_proxies(layout, record.id, record.cgroups)
     own = [(record.pid, record.pid_start)] if record.pid else []
-    end_processes([*own, *(proxy for proxy in found if proxy not in own)], grace_s)
+    end_processes([*own, *(proxy for proxy in found if proxy not in own)], _PROXY_S)
 
 
 def end_processes(processes: Sequence[ProcessId], grace_s: float) -> None:

@@ -261,13 +261,13 @@ def wait_joined(pid: int, path: str, deadline_s: float) -> bool:
         time.sleep(_FIRST_PAUSE_S)
 
 
-def remove(paths: Sequence[str], deadline_s: float = 2.0, layout: Layout | None = None) -> tuple[str, ...]:
+def remove(paths: Sequence[str], deadline_s: float = 2.0) -> tuple[str, ...]:
     """Remove directories of Group.paths, in their order; those that are gone already are fine.
 
     Waits up to deadline_s for processes that are ending. Parents of other paths are left alone when somebody else uses
     them. Returns one line for each container directory that is still there; never raises, kills or moves.
     """
-    mounts = [hierarchy.mount for hierarchy in (layout or read_layout()).hierarchies]
+    mounts = [hierarchy.mount for hierarchy in read_layout().hierarchies]
     end = time.monotonic() + deadline_s
     problems = []
     for path in paths:

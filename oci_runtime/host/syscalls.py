@@ -188,9 +188,9 @@ def mount_setattr(
 _OPENAT2_TRIES = 100
 
 
-def openat2(path: str, flags: int, *, dir_fd: int, resolve: int, mode: int = 0) -> int:
-    """Open `path` below `dir_fd` under the RESOLVE_* rules; return a close-on-exec descriptor."""
-    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
+def openat2(path: str, flags: int, *, dir_fd: int, resolve: int) -> int:
+    """Open what is at `path` below `dir_fd` under the RESOLVE_* rules; return a close-on-exec descriptor."""
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
     for _ in range(_OPENAT2_TRIES):
         result = _libc().syscall(_SYS_OPENAT2, dir_fd, os.fsencode(path), how, len(how))
         # EAGAIN: something was renamed or mounted on the host while a `..` was looked up.

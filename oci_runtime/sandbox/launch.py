@@ -165,6 +165,9 @@ def _launch_qemu(launched: Launched) -> None:
     begin_ns = time.monotonic_ns()
     groups = () if facts.kvm_gid is None else (facts.kvm_gid,)
     launched.qemu = launch_qemu(settings, cgroup_procs=launched.request.cgroup_procs, groups=groups)
+    if launched.qemu.agent is not None:
+        launched.undo.callback(launched.qemu.agent.close)  # whoever speaks over it closes it before
+    launched.undo_qemu.callback(launched.qemu.close)
     launched.undo_qemu.callback(kill_and_reap, launched.qemu.child)
     _record_child(launched, "qemu", launched.qemu.child)
     launched.timeline.add("QEMU started", begin_ns)

@@ -133,9 +133,9 @@ class VirtualMachine:
             await self._unless_lost(machine.plug_share(virtiofsd.socket, share.TAG))
             self.timeline.add("share plugged", begin_ns)
         begin_ns = time.monotonic_ns()
-        client = await AgentClient.connect(await self._unless_lost(machine.connect_agent()))
-        self._client = client
         boot_timeout_s = self.config.vm.boot_timeout_s
+        client = await AgentClient.connect(await self._unless_lost(machine.connect_agent(boot_timeout_s)))
+        self._client = client
         try:
             hello = await asyncio.wait_for(self._unless_lost(client.hello(__version__, os.urandom(64))), boot_timeout_s)
         except TimeoutError as error:

@@ -25,6 +25,7 @@ from oci_runtime.vm.slots import Slot, Slots
 UNPLUG_DEADLINE_S = 15.0
 DISK_BUSES = ("virtio-blk", "virtio-scsi")
 _MAX_QUEUES = 64
+_SHARE_QUEUE_SIZE = 1024
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Hotplug:
         self._numbers = itertools.count(1)
         self._plugged: set[str] = set()
 
-    async def plug_share(self, vhost_user: socket.socket, tag: str, *, queue_size: int = 1024) -> PluggedDevice:
+    async def plug_share(self, vhost_user: socket.socket, tag: str) -> PluggedDevice:
         """Plug a virtio-fs share served by the virtiofsd at the other end of `vhost_user`.
 
         tag: what the guest mounts, 1 to 36 bytes. Raises: InvalidInput, Unavailable, OciRuntimeError (QEMU's words).
@@ -73,7 +74,7 @@ class Hotplug:
             backend = {"type": "socket", "data": {"addr": {"type": "fd", "data": {"str": name}}, "server": False}}
             await self._qmp.execute("chardev-add", {"id": name, "backend": backend})
             plug.undo[-1] = ("chardev-remove", {"id": name})  # the character device took the descriptor over
-            device = {"driver": "vhost-user-fs-pci", "chardev": name, "tag": tag, "queue-size": queue_size}
+            device = {"driver": "vhost-user-fs-pci", "chardev": name, "tag": tag, "queue-size": _SHARE_QUEUE_SIZE}
             await self._add_device(name, plug.slot, device)
 
         return await self._plug(name, f"share {tag}", make)
@@ -154,13 +155,12 @@ class Hotplug:
         readonly: bool,
         serial: str = "",
         bus: str = "virtio-blk",
-        direct: bool = False,
         shared: bool = False,
     ) -> PluggedDevice:
         """Plug a disk: a raw image file or a block device.
 
         QEMU reaches it through a descriptor set, so its uid needs no access to the path; with readonly it gets no right
-        to write either. direct: bypass the host's page cache. bus: virtio-blk or virtio-scsi. shared: others may write
+        to write either. bus: virtio-blk or virtio-scsi. shared: others may write
         to it, too; without it QEMU refuses what another QEMU writes to. A failure of the disk, a full one included, is
         the guest's to see: the machine goes on. Raises: InvalidInput, Unavailable (no slot, no answer), HostError (the
         file cannot be opened so), OciRuntimeError (QEMU's words).
@@ -172,11 +172,11 @@ class Hotplug:
         filename = f"/dev/fdset/{number}"
         driver = "host_device" if stat.S_ISBLK(os.fstat(descriptor).st_mode) else "file"
         file: dict[str, Any] = {"driver": driver, "filename": filename, "read-only": readonly}
-        file |= {"cache": {"direct": direct}} | ({"locking": "off"} if shared else {})
+        file |= {"locking": "off"} if shared else {}
         node = {"driver": "raw", "node-name": name, "read-only": readonly, "file": file}
 
         async def make(plug: _Plug) -> None:
-            own = _reopen(descriptor, readonly, direct)
+            own = _reopen(descriptor, readonly)
             try:
                 await self._qmp.execute("add-fd", {"fdset-id": number, "opaque": name}, fd=own)
             finally:
@@ -289,9 +289,9 @@ async def _wait_deleted(events: Events, device_id: str) -> None:
         raise OciRuntimeError(f"device {device_id}: the guest refuses to release it")
 
 
-def _reopen(descriptor: int, readonly: bool, direct: bool) -> int:
+def _reopen(descriptor: int, readonly: bool) -> int:
     """Open the file behind a descriptor anew: with exactly the rights that the disk needs, which QEMU checks."""
-    flags = (os.O_RDONLY if readonly else os.O_RDWR) | (os.O_DIRECT if direct else 0) | os.O_CLOEXEC
+    flags = (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC
     try:
         return os.open(f"/proc/self/fd/{descriptor}", flags)
     except OSError as error:

@@ -16,12 +16,12 @@ _RETRY_S = 0.01
 _NOT_YET = frozenset((errno.ENODEV, errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH))
 
 
-async def connect_vsock(cid: int, deadline_s: float = AGENT_DEADLINE_S, port: int = AGENT_PORT) -> socket.socket:
-    """Connect to a port of a guest, trying until somebody listens there.
+async def connect_vsock(cid: int, deadline_s: float) -> socket.socket:
+    """Connect to the agent's port of a guest, trying until it listens there.
 
     Raises: Unavailable after `deadline_s`, HostError (no vsock support).
     """
-    return await connect_patiently(socket.AF_VSOCK, (cid, port), f"guest {cid} port {port}", deadline_s)
+    return await connect_patiently(socket.AF_VSOCK, (cid, AGENT_PORT), f"guest {cid} port {AGENT_PORT}", deadline_s)
 
 
 async def connect_patiently(family: int, address: Any, what: str, deadline_s: float) -> socket.socket:

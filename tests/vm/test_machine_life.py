@@ -249,6 +249,7 @@ async def test_cancelling_the_connection_ends_qemu(tmp_path: Path) -> None:
 
 
 async def test_a_pod_that_ends_before_its_monitor_answers_leaves_no_qemu(tmp_path: Path) -> None:
+    before = open_fds()
     (tmp_path / "config.toml").write_text('[storage]\nshared_fs = "none"\n')
     SandboxRecord.new(str(tmp_path), "early", timestamp()).save()
     request = BootRequest.bare("early", str(tmp_path), load_config(str(tmp_path / "config.toml")))
@@ -264,6 +265,18 @@ async def test_a_pod_that_ends_before_its_monitor_answers_leaves_no_qemu(tmp_pat
         await booting
     with pytest.raises(Unavailable, match="the pod has ended"):
         await machine.agent()
+    assert open_fds() == before
+
+
+def test_a_launch_that_nobody_takes_over_leaves_nothing(tmp_path: Path) -> None:
+    before = open_fds()
+    (tmp_path / "config.toml").write_text('[storage]\nvirtiofsd = "/none/virtiofsd"\n')
+    SandboxRecord.new(str(tmp_path), "early", timestamp()).save()
+    with pytest.raises(NotFound, match="/none/virtiofsd"):
+        launch(BootRequest.bare("early", str(tmp_path), load_config(str(tmp_path / "config.toml"))), 0)
+    record = SandboxRecord.load(str(tmp_path))
+    assert record is not None and is_gone(record.values["qemu"]["pid"])
+    assert open_fds() == before and not (tmp_path / "share").exists()
 
 
 @pytest.mark.parametrize(
