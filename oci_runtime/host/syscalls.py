@@ -69,6 +69,7 @@ _FSMOUNT_CLOEXEC = 1
 MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
+MOUNT_ATTR_IDMAP = 0x00100000
 
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
@@ -174,11 +175,20 @@ def detached_tmpfs() -> int:
 
 
 def mount_setattr(
-    path: str, set_attributes: int, *, propagation: int = 0, recursive: bool = True, fd: int = -100
+    path: str,
+    set_attributes: int,
+    *,
+    propagation: int = 0,
+    recursive: bool = True,
+    fd: int = -100,
+    user_namespace: int = 0,
 ) -> None:
-    """Set MOUNT_ATTR_* and the propagation type (MS_PRIVATE, MS_SLAVE, MS_SHARED) of a mount tree."""
+    """Set MOUNT_ATTR_* and the propagation type (MS_PRIVATE, MS_SLAVE, MS_SHARED) of a mount tree.
+
+    user_namespace: a descriptor, for MOUNT_ATTR_IDMAP.
+    """
     flags = (AT_RECURSIVE if recursive else 0) | (AT_EMPTY_PATH if not path else 0)
-    attributes = struct.pack("=QQQQ", set_attributes, 0, propagation, 0)
+    attributes = struct.pack("=QQQQ", set_attributes, 0, propagation, user_namespace)
     result = _libc().syscall(
         _SYS_MOUNT_SETATTR, fd, os.fsencode(path), ctypes.c_uint(flags), attributes, len(attributes)
     )

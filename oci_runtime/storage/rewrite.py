@@ -51,6 +51,10 @@ def rewrite_spec(
         options = [str(option) for option in mounts[index].get("options") or ()]
         if spec["mounts"][index].get("type") == OVERLAY:
             options = [option for option in options if option not in superblock_options(options)]
+        # Mapped on the host: crun would try it again, on a file system that cannot.
+        for name in ("uidMappings", "gidMappings"):
+            mounts[index].pop(name, None)
+        options = [option for option in options if option not in ("idmap", "ridmap")]
         if "bind" not in options and "rbind" not in options:
             options = ["bind", *options]
         mounts[index]["options"] = options

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from oci_runtime.storage.idmap import IdMap
+
 # A frame of the control socket carries 200 descriptors; the namespaces need some.
 MAX_SOURCES = 190
 _UNKNOWN_TO_CRUN = frozenset(("nosymfollow", "rnosymfollow"))
@@ -153,41 +155,72 @@ def _open_mount(sources: Sources, index: int, mount: dict[str, Any], bundle: str
     if not path:
         raise InvalidInput(f"{what}: a bind mount without a source")
     path = os.path.join(bundle, path)
-    recursive = "rbind" in options
     sources.require_room(what)
     volume = find_volume(sources.volumes, path)
     if volume is not None:
+        if _is_mapped(mount):
+            raise Unsupported(f"{what}: a direct volume cannot have id mappings")
         open_volume(sources, index, what, volume, readonly=bool(readonly_of(options)))
         sources.view.append((kind, destination, -1))
         return
+    idmap = None
+    if _is_mapped(mount):
+        from oci_runtime.storage.idmap import IdMap
+
+        idmap = IdMap(mount, what)
+    try:
+        _open_source(sources, index, mount, path, idmap, with_view=with_view)
+    finally:
+        if idmap is not None:
+            idmap.close()
+
+
+def _open_source(
+    sources: Sources, index: int, mount: dict[str, Any], path: str, idmap: IdMap | None, *, with_view: bool
+) -> None:
+    """A bind mount of what is at `path`: a disk, the guest's own, or a tree."""
+    destination, options = str(mount.get("destination", "")), options_of(mount)
+    what, kind = f"mounts[{index}] {destination}", str(mount.get("type") or "none")
+    recursive, readonly = "rbind" in options, readonly_of(options)
     with SourceTree(path, f"{what}: source") as source:
         if stat.S_ISBLK(source.mode):
-            _open_disk(sources, index, what, path, source.fd, readonly=bool(readonly_of(options)))
+            _open_disk(sources, index, what, path, source.fd, readonly=bool(readonly))
             sources.view.append((kind, destination, -1))
             return
         own = find_own(sources.table, destination, path, source.fd)
         if own is not None:
+            if idmap is not None:
+                own |= {name: idmap.owner(own[name]) for name in ("owner", "below_owner") if name in own}
             sources.guest_mounts.append({"index": index, **own})
             sources.view.append((kind, destination, -1))
             return
         _check_node(sources, what, path, source.mode)
-        readonly = readonly_of(options)
         propagation = propagation_of(options, sources.propagation)
         pool = "" if recursive and _has_mounts(sources, what, path) else source.key(propagation)
+        if pool and idmap is not None:
+            pool += f"-{idmap.key}"
         description = {"kind": "mount", "index": index, "readonly": readonly, "propagation": propagation, "pool": pool}
         if readonly and any(marker in path for marker in WATCHED) and stat.S_ISDIR(source.mode):
             description["watch"] = True
-        sources.add(description, source.clone(recursive=recursive))
+        tree = source.clone(recursive=recursive)
+        sources.add(description, tree if idmap is None else idmap.apply(tree))
         if with_view:
-            sources.view.append((kind, destination, source.clone_for_view(recursive=recursive, readonly=readonly)))
+            view = source.clone_for_view(recursive=recursive, readonly=readonly)
+            sources.view.append((kind, destination, view if idmap is None else idmap.apply(view)))
 
 
-def _refuse_what_crun_ignores(what: str, mount: Mapping[str, Any], options: list[str]) -> None:
-    """The guest's crun would leave out options that protect, and fails over mappings without saying why."""
+def _refuse_what_crun_ignores(what: str, mount: dict[str, Any], options: list[str]) -> None:
+    """The guest's crun would leave out options that protect."""
     for option in _UNKNOWN_TO_CRUN.intersection(options):
         raise Unsupported(f"{what}: option {option!r} is not known to the guest's crun (leave it out)")
-    if mount.get("uidMappings") or mount.get("gidMappings"):
-        raise Unsupported(f"{what}: a mount with id mappings of its own is not supported (map them on the host)")
+    if _is_mapped(mount) and not is_bind(mount):
+        raise Unsupported(f"{what}: only a bind mount can have id mappings of its own")
+
+
+def _is_mapped(mount: dict[str, Any]) -> bool:
+    return bool(
+        mount.get("uidMappings") or mount.get("gidMappings") or {"idmap", "ridmap"}.intersection(options_of(mount))
+    )
 
 
 def _open_overlay(sources: Sources, index: int, mount: dict[str, Any], *, with_view: bool) -> None:

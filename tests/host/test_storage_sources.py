@@ -415,12 +415,63 @@ def test_types_that_need_the_hosts_kernel_are_refused(bundle: Path) -> None:
     assert message == ("mounts[0] /mnt: a virtual machine cannot mount type 'nfs' (mount it on the host and bind it)")
 
 
+MAPPING = [{"containerID": 0, "hostID": 100000, "size": 1000}, {"containerID": 2000, "hostID": 5, "size": 1}]
+MAPPED: dict[str, Any] = {"uidMappings": MAPPING, "gidMappings": MAPPING}
+
+
+def test_an_id_mapped_mount_shows_the_ids_of_the_container(bundle: Path) -> None:
+    data = bundle / "data"
+    (data / "below").mkdir(parents=True)
+    os.chown(data, 7, 2000)
+    syscalls.mount("below", str(data / "below"), "tmpfs", 0, "uid=1,gid=1")
+    (bundle / "sandbox").mkdir()
+    spec = {"root": {"path": "rootfs"}, "mounts": [
+        bind(data) | MAPPED, bind(data) | MAPPED | {"options": ["rbind", "ridmap"]},
+    ]}  # fmt: skip
+    sources = open_sources(spec, str(bundle), with_view=True)
+    share = Share.create(bundle / "sandbox")
+    for index, below in ((0, 1), (1, 100001)):
+        share.attach(sources.descriptors[index + 1][1], "c1", f"m{index}")
+        for place in (share.root / "c1.1" / f"m{index}", Path(f"/proc/self/fd/{sources.view[index][2]}")):
+            assert (place.stat().st_uid, place.stat().st_gid, (place / "below").stat().st_uid) == (100007, 5, below)
+    sources.close()
+    share.close()
+    syscalls.umount(str(data / "below"))
+    assert data.stat().st_uid == 7
+
+
+def test_the_same_source_with_other_ids_is_another_one(bundle: Path) -> None:
+    assert len(set(pools(bundle, bind(bundle), bind(bundle) | MAPPED, bind(bundle, "/again") | MAPPED))) == 2
+
+
+def test_a_volume_in_memory_has_the_owner_of_an_id_mapped_mount(bundle: Path) -> None:
+    volume = empty_dir(bundle, "size=4m,mode=2775,uid=999,gid=2000")
+    (volume / "part").mkdir()
+    os.chown(volume / "part", 1000, 0)
+    sources = opened(bundle, bind(volume) | MAPPED, bind(volume / "part") | MAPPED)
+    assert [entry["owner"] for entry in sources.guest_mounts] == [[0o2775, 100999, 5]] * 2
+    assert sources.guest_mounts[1]["below_owner"][1:] == [65534, 100000]
+    sources.close()
+    syscalls.umount(str(volume))
+
+
+def test_id_mappings_that_cannot_be_are_refused(bundle: Path) -> None:
+    half = bind(bundle) | {"uidMappings": MAPPING}
+    assert refused(bundle, InvalidInput, half) == (
+        "mounts[0] /data: an id-mapped mount takes uidMappings and gidMappings"
+    )
+    served = FuseLab(bundle / "rootfs", b"content")
+    message = "mounts[0] /data: the source's file system cannot be mounted with id mappings"
+    assert refused(bundle, Unsupported, bind(bundle / "rootfs") | MAPPED) == message
+    served.close()
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         ({"options": ["rbind", "nosymfollow"]}, "option 'nosymfollow' is not known to the guest's crun (leave it out)"),
         ({"type": "tmpfs", "options": ["rnosymfollow"]}, "option 'rnosymfollow' is not known to the guest's crun"),
-        ({"uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}, "a mount with id mappings of its own"),
+        ({"type": "tmpfs", "options": [], "uidMappings": MAPPING}, "only a bind mount can have id mappings of its own"),
     ],
 )
 def test_what_crun_would_leave_out_is_refused(bundle: Path, more: dict[str, Any], message: str) -> None:

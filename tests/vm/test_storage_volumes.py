@@ -181,15 +181,22 @@ def test_a_user_namespace_reaches_its_root_and_its_volumes(shared: Engine, tmp_p
     for directory in (rootfs, *rootfs.iterdir(), volume):
         os.chown(directory, 100000, 100000, follow_symlinks=False)
     mapping = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    roots = tmp_path / "roots"
+    roots.mkdir()
+    script = """
+        id -u; touch /made /data/made; cat /data/roots 2>&1; stat -c %u /data/roots /data
+        mkdir /mapped/made; stat -c %u /mapped /mapped/made
+    """
     output = ran(
-        shared, "userns", "id -u; touch /made /data/made; cat /data/roots 2>&1; stat -c %u /data/roots /data",
-        bind(volume, "/data"), root={"path": str(rootfs)},
+        shared, "userns", script, bind(volume, "/data"),
+        bind(roots, "/mapped") | {"uidMappings": mapping, "gidMappings": mapping}, root={"path": str(rootfs)},
         linux={
             "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network", "user")],
             "uidMappings": mapping, "gidMappings": mapping,
         },
     )  # fmt: skip
-    assert output.splitlines() == ["0", "cat: can't open '/data/roots': Permission denied", "65534", "0"]
+    assert output.splitlines() == ["0", "cat: can't open '/data/roots': Permission denied", "65534", "0", "0", "0"]
+    assert (roots / "made").stat().st_uid == 0, "an id-mapped mount's files have the ids of the container on disk"
     assert (rootfs / "made").stat().st_uid == (volume / "made").stat().st_uid == 100000
 
 
