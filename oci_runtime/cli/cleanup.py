@@ -116,7 +116,7 @@ def _boots_for(client: Client, container_id: str) -> bool:
 
 
 def end_abandoned(layout: Layout, directory: str) -> bool:
-    """End a live sandbox that has no container and that nobody is creating one in; True when it was one."""
+    """End a live sandbox that has no container on record, nor one that is being created; True when it was one."""
     from oci_runtime.state.sandboxes import SandboxRecord
 
     record = SandboxRecord.load(directory)
@@ -124,9 +124,10 @@ def end_abandoned(layout: Layout, directory: str) -> bool:
         return False
     try:
         with Client.connect(directory, _SANDBOX_END_S) as client:
-            if client.call("info").get("containers"):
+            inside = client.call("info").get("containers") or ()
+            if any(os.path.lexists(layout.container(str(container.get("id")))) for container in inside):
                 return False
-            client.call("shutdown", reason="no container is in it")
+            client.call("shutdown", reason="no container of it is on record")
     except (NotFound, Unavailable):
         # It is ending by itself, or it hangs: `delete --force` of a container is the way to kill it.
         return False

@@ -6,6 +6,7 @@ import os
 
 from oci_runtime.cli import context as lookup
 from oci_runtime.cli.cleanup import end_abandoned, remove_container, undo_leftovers
+from oci_runtime.cli.delete import delete_container
 from oci_runtime.cli.options import UsageError
 from oci_runtime.errors import InvalidInput, NotFound, OciRuntimeError
 from oci_runtime.host.processes import boot_id
@@ -78,7 +79,9 @@ def _collect_container(context: Context, container_id: str) -> bool:
         # Damaged: `delete --force` is the way, once somebody has looked at it.
         raise
     interrupted = record.status == records.CREATING and record.actual_status() == records.STOPPED
-    if record.boot_id == boot_id() and not interrupted:
-        return False
-    remove_container(context.layout, container_id)
-    return True
+    if record.boot_id != boot_id():
+        remove_container(context.layout, container_id)
+        return True
+    if interrupted:
+        delete_container(context, container_id, force=True)  # its machine may be booting still
+    return interrupted

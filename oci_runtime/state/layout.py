@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from oci_runtime.errors import HostError, InvalidInput
@@ -65,7 +66,9 @@ class Layout:
                 for path in (self.root, os.path.join(self.root, SANDBOXES)):
                     make_private_directory(path)
                 return
-            except FileNotFoundError as error:
+            except (FileNotFoundError, FileExistsError) as error:
+                if os.path.exists(error.filename):
+                    raise HostError("mkdir", str(error.filename), errno.ENOTDIR) from error
                 # Between two of them somebody else's `discard` has taken the upper one away.
                 if attempt == _TRIES - 1:
                     raise HostError.from_oserror(error, "mkdir", self.root) from error

@@ -263,10 +263,9 @@ class Pod:
         return {"stats": {"cpu": {"usage": {"total": 5}}, "memory": {"usage": {"usage": 4096}}, "pids": {"current": 1}}}
 
     def op_info(self, _request: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
-        return {
-            "info": {"sandbox_id": self.boot["sandbox_id"]},
-            "containers": [{"id": name, "status": "created"} for name in sorted({key[0] for key in self.processes})],
-        }
+        created = [{"id": name, "status": "created"} for name in sorted({key[0] for key in self.processes})]
+        creating = [{"id": name, "status": "creating"} for name in sorted(self.creating)]
+        return {"info": {"sandbox_id": self.boot["sandbox_id"]}, "containers": created + creating}
 
     def op_timeline(self, _request: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
         return {"phases": [{"name": "boot", "start_ms": 0.0, "duration_ms": 12.5}]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -338,8 +339,15 @@ def test_gc_ends_a_machine_that_a_killed_create_left(engine: FakeEngine) -> None
     assert engine.call("gc").out == ""
     process.kill()
     process.wait()
-    assert engine.call("gc").out.count("removed") == 2
+    assert engine.call("gc").out == "removed container c1\n"
     assert not engine.leftovers()
+
+
+def test_gc_ends_a_machine_whose_container_is_on_no_record(engine: FakeEngine) -> None:
+    begin_hanging(engine, **{"fake.boot_s": "1000"}).kill()
+    shutil.rmtree(engine.root / "c1")
+    assert engine.call("gc").out.startswith("removed sandbox ")
+    wait_until(lambda: not engine.leftovers(), "nothing is left", 10)
 
 
 def test_recorded_resources_of_a_killed_sandbox_are_undone(engine: FakeEngine) -> None:

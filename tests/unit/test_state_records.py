@@ -252,6 +252,13 @@ def test_the_lock_of_a_removed_directory_is_not_taken(layout: Layout) -> None:
     os.close(second)
 
 
+def test_a_state_directory_below_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for root in ("file", "file/below"):
+        with pytest.raises(HostError, match=f"^mkdir {tmp_path}/file(/.sandboxes)?: Not a directory$"):
+            Layout(str(tmp_path / root)).prepare()
+
+
 def test_a_state_directory_goes_with_its_last_sandbox(layout: Layout) -> None:
     lock = try_lock(layout.sandbox("pod"), create=True)
     assert lock is not None
