@@ -21,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable
+    from typing import Any
 
     from oci_runtime.guest.loop import Loop
     from oci_runtime.guest.server import Call
@@ -35,29 +36,59 @@ MAX_WAITING = 16
 _TTY_GRACE_S = 0.05
 
 
-class Output:
-    """The read end of a process's stdout or stderr, of a pty master, or of a socket. Owns its descriptor."""
+class _Stream:
+    """A descriptor, and the calls that wait for it in their order, each with what it wants. Owns the descriptor."""
 
-    def __init__(self, loop: Loop, fd: int, answer: Callable[[bytes, bool], Message], *, tty: bool = False) -> None:
-        """answer: makes the reply from the bytes and the end-of-file mark."""
+    def __init__(self, loop: Loop, fd: int, *, tty: bool) -> None:
         self._loop = loop
         self._fd = fd
-        self._answer = answer
         self._tty = tty
-        self._calls: deque[tuple[Call, int]] = deque()
+        self._calls: deque[tuple[Call, Any]] = deque()
         self._ended = False
-        # Bytes still owed after the writer's end; None while it lives.
-        self._remaining: int | None = None
         os.set_blocking(fd, False)
 
-    def read(self, call: Call, max_bytes: int) -> None:
-        """Answer `call` with the next bytes: at least one, or none with eof. Raises StatusError when too many wait."""
+    def _wait(self, call: Call, wanted: object, what: str) -> None:
+        """Serve a call when its turn comes. Raises StatusError when too many wait."""
         if len(self._calls) >= MAX_WAITING:
-            raise StatusError(RESOURCE_EXHAUSTED, f"{MAX_WAITING} reads wait on this stream already")
-        self._calls.append((call, min(max_bytes or MAX_READ_BYTES, MAX_READ_BYTES)))
+            raise StatusError(RESOURCE_EXHAUSTED, f"{MAX_WAITING} {what} wait on this stream already")
+        self._calls.append((call, wanted))
         call.on_cancel = lambda: self._forget(call)
         if len(self._calls) == 1:
             self._serve()
+
+    def _serve(self, events: int = 0) -> None:
+        """Serve as many calls as can be; watch the descriptor for the rest."""
+        raise NotImplementedError
+
+    def _forget(self, call: Call) -> None:
+        self._calls = deque(entry for entry in self._calls if entry[0] is not call)
+        if not self._calls:
+            self._unwatch()
+
+    def _unwatch(self) -> None:
+        if not self._ended:
+            self._loop.unwatch(self._fd)
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._unwatch()
+            self._ended = True
+            os.close(self._fd)
+
+
+class Output(_Stream):
+    """The read end of a process's stdout or stderr, of a pty master, or of a socket."""
+
+    def __init__(self, loop: Loop, fd: int, answer: Callable[[bytes, bool], Message], *, tty: bool = False) -> None:
+        """answer: makes the reply from the bytes and the end-of-file mark."""
+        super().__init__(loop, fd, tty=tty)
+        self._answer = answer
+        # Bytes still owed after the writer's end; None while it lives.
+        self._remaining: int | None = None
+
+    def read(self, call: Call, max_bytes: int) -> None:
+        """Answer `call` with the next bytes: at least one, or none with eof. Raises StatusError when too many wait."""
+        self._wait(call, min(max_bytes or MAX_READ_BYTES, MAX_READ_BYTES), "reads")
 
     def writer_ended(self) -> None:
         """The process has ended: deliver what is there, then end of file, even if a grandchild holds the other end."""
@@ -80,18 +111,7 @@ class Output:
         self._remaining = 0
         self._serve()
 
-    def _end(self) -> None:
-        if not self._ended:
-            self._ended = True
-            self._loop.unwatch(self._fd)
-            os.close(self._fd)
-
-    def _forget(self, call: Call) -> None:
-        self._calls = deque(entry for entry in self._calls if entry[0] is not call)
-        if not self._calls and not self._ended:
-            self._loop.unwatch(self._fd)
-
-    def _serve(self, _: int = 0) -> None:
+    def _serve(self, events: int = 0) -> None:
         while self._calls:
             call, limit = self._calls[0]
             try:
@@ -108,8 +128,7 @@ class Output:
                 self._end()
             self._calls.popleft()
             call.reply(self._answer(data, not data))
-        if not self._ended:
-            self._loop.unwatch(self._fd)
+        self._unwatch()
 
     def _take(self, limit: int) -> bytes | None:
         """The next bytes; empty at the end; None when there are none yet."""
@@ -130,19 +149,14 @@ class Output:
         return data
 
 
-class Input:
-    """The write end of a process's stdin, of a pty master, or of a socket. Owns its descriptor."""
+class Input(_Stream):
+    """The write end of a process's stdin, of a pty master, or of a socket."""
 
     def __init__(self, loop: Loop, fd: int, answer: Callable[[int], Message], *, tty: bool = False) -> None:
         """answer: makes the reply from the number of bytes. tty: closing the input does not close the terminal."""
-        self._loop = loop
-        self._fd = fd
+        super().__init__(loop, fd, tty=tty)
         self._answer = answer
-        self._tty = tty
-        self._queue: deque[tuple[Call, memoryview, int]] = deque()
         self._closing = False
-        self._ended = False
-        os.set_blocking(fd, False)
 
     def write(self, call: Call, data: bytes) -> None:
         """Answer `call` when all of `data` is taken; a smaller number means that nobody reads any more.
@@ -152,42 +166,26 @@ class Input:
         if self._closing or self._ended:
             call.reply(self._answer(0))
             return
-        if len(self._queue) >= MAX_WAITING:
-            raise StatusError(RESOURCE_EXHAUSTED, f"{MAX_WAITING} writes wait on this stream already")
-        self._queue.append((call, memoryview(data), len(data)))
-        call.on_cancel = lambda: self._forget(call)
-        if len(self._queue) == 1:
-            self._serve()
+        self._wait(call, (memoryview(data), len(data)), "writes")
 
     def close_when_written(self) -> None:
         """End the input after the writes that wait; returns at once. A terminal stays open. Idempotent."""
         if self._tty or self._ended:
             return
         self._closing = True
-        if not self._queue:
+        if not self._calls:
             self._end()
 
     def close(self) -> None:
         """Give the descriptor back at once; writes that wait learn how far they came. Idempotent."""
         self._end()
-        while self._queue:
-            call, rest, total = self._queue.popleft()
+        while self._calls:
+            call, (rest, total) = self._calls.popleft()
             call.reply(self._answer(total - len(rest)))
 
-    def _end(self) -> None:
-        if not self._ended:
-            self._ended = True
-            self._loop.unwatch(self._fd)
-            os.close(self._fd)
-
-    def _forget(self, call: Call) -> None:
-        self._queue = deque(entry for entry in self._queue if entry[0] is not call)
-        if not self._queue and not self._ended:
-            self._loop.unwatch(self._fd)
-
     def _serve(self, events: int = 0) -> None:
-        while self._queue:
-            call, data, total = self._queue[0]
+        while self._calls:
+            call, (data, total) = self._calls[0]
             try:
                 written = os.write(self._fd, data) if data else 0
             except BlockingIOError:
@@ -200,11 +198,11 @@ class Input:
                 self.close()  # the reader is gone
                 return
             if written < len(data):
-                self._queue[0] = (call, data[written:], total)
+                self._calls[0] = (call, (data[written:], total))
                 continue
-            self._queue.popleft()
+            self._calls.popleft()
             call.reply(self._answer(total))
         if self._closing:
             self._end()
-        elif not self._ended:
-            self._loop.unwatch(self._fd)
+        else:
+            self._unwatch()

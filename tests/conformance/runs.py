@@ -7,7 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 VMPOD = Path(sys.executable).with_name("vmpod")
@@ -92,14 +95,25 @@ def chosen(engine: str) -> list[str]:
     return ["--engine", engine, *(word for pattern in selection for word in ("--select", pattern))]
 
 
-def run_vmpod(report: Path, engine: str) -> None:
-    """The engine's checks on vmpod, with the patience that emulated machines need."""
-    assert run_suite(report, str(VMPOD), *chosen(engine), "--slow", "4", "--console-glob", CONSOLES)
+def on_vmpod(engine: str) -> Callable[[Path], None]:
+    """A test of the engine's checks on vmpod, with the patience that emulated machines need."""
+
+    @pytest.mark.engine
+    @pytest.mark.vm
+    def test_vmpod(tmp_path: Path) -> None:
+        assert run_suite(tmp_path, str(VMPOD), *chosen(engine), "--slow", "4", "--console-glob", CONSOLES)
+
+    return test_vmpod
 
 
-def run_control(report: Path, engine: str) -> None:
-    """The same checks on an established runtime."""
-    assert run_suite(report, installed("crun"), *chosen(engine))
+def on_crun(engine: str) -> Callable[[Path], None]:
+    """A test of the same checks on an established runtime."""
+
+    @pytest.mark.engine
+    def test_control(tmp_path: Path) -> None:
+        assert run_suite(tmp_path, installed("crun"), *chosen(engine))
+
+    return test_control
 
 
 def installed(program: str) -> str:

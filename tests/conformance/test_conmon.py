@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from tests.conformance.runs import on_vmpod
 
-import pytest
-
-from tests.conformance.runs import run_vmpod
-
-pytestmark = [pytest.mark.engine, pytest.mark.vm]
-
-
-def test_vmpod(tmp_path: Path) -> None:
-    run_vmpod(tmp_path, "conmon")
+test_vmpod = on_vmpod("conmon")

@@ -2,19 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from tests.conformance.runs import on_crun, on_vmpod
 
-import pytest
-
-from tests.conformance.runs import run_control, run_vmpod
-
-pytestmark = pytest.mark.engine
-
-
-def test_control(tmp_path: Path) -> None:
-    run_control(tmp_path, "ctr")
-
-
-@pytest.mark.vm
-def test_vmpod(tmp_path: Path) -> None:
-    run_vmpod(tmp_path, "ctr")
+test_control = on_crun("ctr")
+test_vmpod = on_vmpod("ctr")

@@ -13,9 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from oci_runtime.errors import HostError, NotFound
+from oci_runtime.config.load import load_config
+from oci_runtime.errors import HostError, NotFound, OciRuntimeError
 from oci_runtime.host.spawn import Child, SpawnPlan, describe_exit, kill, kill_and_reap, reap, spawn
+from oci_runtime.log import timestamp
+from oci_runtime.sandbox.launch import BootRequest, launch
+from oci_runtime.state.sandboxes import SandboxRecord
+from oci_runtime.vm.launch import launch_qemu
 from tests.engine import is_running, wait_until
+from tests.machine_lab import lab_settings
 
 pytestmark = pytest.mark.root
 REPOSITORY = Path(__file__).parents[2]
@@ -256,3 +262,38 @@ def _running_command(command: bytes) -> bool:
             except OSError:
                 continue
     return False
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"qemu": "qemu-none"}, "program qemu-none: not found (apt install qemu-system-x86)"),
+        ({"qemu": "/etc/passwd"}, "program /etc/passwd: not executable (apt install qemu-system-x86)"),
+        ({"firmware": "/none/rom"}, "firmware /none/rom: no such file (setting vm.firmware)"),
+        ({"kernel": "/none/kernel"}, "kernel /none/kernel: no such file (vmpod image build)"),
+        ({"initrd": "/none/initrd"}, "initrd /none/initrd: no such file (vmpod image build)"),
+        ({"image": "/none/rootfs"}, "image /none/rootfs: no such file (vmpod image build)"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_named_with_its_remedy(tmp_path: Path, changes: dict[str, str], message: str) -> None:
+    with pytest.raises(NotFound) as caught:
+        launch_qemu(lab_settings(tmp_path, **changes))
+    assert caught.value.message == message
+
+
+def test_an_image_that_qemus_uid_may_not_read_is_named(tmp_path: Path) -> None:
+    private = tmp_path / "kernel"
+    private.write_bytes(b"x")
+    private.chmod(0o600)
+    with pytest.raises(OciRuntimeError, match=rf"kernel {private}: QEMU runs as uid \d+ and may not read it"):
+        launch_qemu(lab_settings(tmp_path, kernel=str(private)))
+
+
+def test_a_launch_that_nobody_takes_over_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('[storage]\nvirtiofsd = "/none/virtiofsd"\n')
+    SandboxRecord.new(str(tmp_path), "early", timestamp()).save()
+    with pytest.raises(NotFound, match="/none/virtiofsd"):
+        launch(BootRequest.bare("early", str(tmp_path), load_config(str(tmp_path / "config.toml"))), 0)
+    record = SandboxRecord.load(str(tmp_path))
+    assert record is not None and not is_running(record.values["qemu"]["pid"])
+    assert not (tmp_path / "share").exists()

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from oci_runtime.config.load import load_config
-from oci_runtime.errors import NotFound, OciRuntimeError, Unavailable
+from oci_runtime.errors import OciRuntimeError, Unavailable
 from oci_runtime.log import timestamp
 from oci_runtime.sandbox.launch import BootRequest, launch
 from oci_runtime.sandbox.virtual_machine import VirtualMachine
@@ -266,41 +266,3 @@ async def test_a_pod_that_ends_before_its_monitor_answers_leaves_no_qemu(tmp_pat
     with pytest.raises(Unavailable, match="the pod has ended"):
         await machine.agent()
     assert open_fds() == before
-
-
-def test_a_launch_that_nobody_takes_over_leaves_nothing(tmp_path: Path) -> None:
-    before = open_fds()
-    (tmp_path / "config.toml").write_text('[storage]\nvirtiofsd = "/none/virtiofsd"\n')
-    SandboxRecord.new(str(tmp_path), "early", timestamp()).save()
-    with pytest.raises(NotFound, match="/none/virtiofsd"):
-        launch(BootRequest.bare("early", str(tmp_path), load_config(str(tmp_path / "config.toml"))), 0)
-    record = SandboxRecord.load(str(tmp_path))
-    assert record is not None and is_gone(record.values["qemu"]["pid"])
-    assert open_fds() == before and not (tmp_path / "share").exists()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"qemu": "qemu-none"}, "program qemu-none: not found (apt install qemu-system-x86)"),
-        ({"qemu": "/etc/passwd"}, "program /etc/passwd: not executable (apt install qemu-system-x86)"),
-        ({"firmware": "/none/rom"}, "firmware /none/rom: no such file (setting vm.firmware)"),
-        ({"kernel": "/none/kernel"}, "kernel /none/kernel: no such file (vmpod image build)"),
-        ({"initrd": "/none/initrd"}, "initrd /none/initrd: no such file (vmpod image build)"),
-        ({"image": "/none/rootfs"}, "image /none/rootfs: no such file (vmpod image build)"),
-    ],
-)  # fmt: skip
-def test_what_is_missing_is_named_with_its_remedy(tmp_path: Path, changes: dict[str, str], message: str) -> None:
-    before = open_fds()
-    with pytest.raises(NotFound) as caught:
-        launch_qemu(lab_settings(tmp_path, **changes))
-    assert caught.value.message == message
-    assert open_fds() == before
-
-
-def test_an_image_that_qemus_uid_may_not_read_is_named(tmp_path: Path) -> None:
-    private = tmp_path / "kernel"
-    private.write_bytes(b"x")
-    private.chmod(0o600)
-    with pytest.raises(OciRuntimeError, match=rf"kernel {private}: QEMU runs as uid \d+ and may not read it"):
-        launch_qemu(lab_settings(tmp_path, kernel=str(private)))

@@ -20,15 +20,13 @@ from oci_runtime.host.mounts import detach_mount
 from tests.conmon import Conmon
 from tests.engine import Engine, crio, is_running, kill, wait_until
 from tests.network_lab import Netns, join_namespaces
-from tests.storage_lab import HOST_PYTHON, bind, private_mounts  # noqa: F401 - a fixture
+from tests.storage_lab import bind, capable, private_mounts, run_checks  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("private_mounts")]
 MEMBER = {"annotations": crio("container", "pod")}
 SLEEP = ["sleep", "100000"]
-CHECKS = Path(__file__).parent.parent / "data" / "storage" / "metadata_checks.py"
 IMAGE = "test-9p"
-CAPABILITIES = [f"CAP_{name}" for name in ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETUID", "SETGID", "SETFCAP",
-                                            "KILL", "MKNOD")]  # fmt: skip
+CAPABLE = capable("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETUID", "SETGID", "SETFCAP", "KILL", "MKNOD")
 # CHOWN, DAC_OVERRIDE, FOWNER, FSETID and SETFCAP.
 HELD = "000000008000001b"
 
@@ -49,7 +47,7 @@ def engine_9p(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         outside.run("ip addr add 192.0.2.1/24 dev peer")
         namespaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]
         namespaces.append({"type": "network", "path": netns.path})
-        raw = {"capabilities": dict.fromkeys(("bounding", "effective", "permitted"), ["CAP_NET_RAW"])}
+        raw = capable("NET_RAW")
         pod = {"annotations": crio("sandbox", "pod"), "linux": {"namespaces": namespaces}, "process": raw}
         engine.run("pod", SLEEP, **pod)
         yield engine
@@ -139,11 +137,9 @@ def test_links_of_a_container_lead_nowhere_on_the_host_over_9p(engine_9p: Engine
         mkdir /mnt; mount -t 9p -o trans=virtio,version=9p2000.L vmpod-share /mnt 2>&1 | grep -o busy
         ls
     """
-    sets = ("bounding", "effective", "permitted")
-    process = {"capabilities": {kind: ["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"] for kind in sets}}
-    engine_9p.run(
-        "guest", ["sh", "-c", script], process=process, more_mounts=[bind(tmp_path / "volume", "/v")], **MEMBER
-    )
+    volume = [bind(tmp_path / "volume", "/v")]
+    process = capable("SYS_ADMIN", "DAC_OVERRIDE")
+    engine_9p.run("guest", ["sh", "-c", script], process=process, more_mounts=volume, **MEMBER)
     assert engine_9p.exit_code("guest") == 0, engine_9p.log("guest")
     assert engine_9p.log("guest") == "busy\none\nthree\ntwo\n"
     engine_9p.call("delete", "guest")
@@ -160,8 +156,7 @@ def test_ownership_over_9p_is_that_of_who_makes_a_file(engine_9p: Engine, tmp_pa
         touch e; chown 5:6 e; chmod 4755 e; mknod n c 1 3 2>&1; mkfifo p 2>&1; mv e f
         echo y >> a/b/c; cat a/b/c
     """
-    process = {"capabilities": dict.fromkeys(("bounding", "effective", "permitted", "inheritable"), CAPABILITIES)}
-    engine_9p.run("owner", ["sh", "-c", script], process=process, more_mounts=[bind(volume, "/v", "rw")], **MEMBER)
+    engine_9p.run("owner", ["sh", "-c", script], process=CAPABLE, more_mounts=[bind(volume, "/v", "rw")], **MEMBER)
     assert engine_9p.exit_code("owner") == 0, engine_9p.log("owner")
     refused = "mknod: n: Operation not permitted\nmkfifo: p: No such device or address\n"
     assert engine_9p.log("owner") == f"{refused}x\ny\n"
@@ -204,24 +199,12 @@ def test_a_container_that_goes_leaves_no_mount_with_qemu(engine_9p: Engine, tmp_
 
 
 def test_what_programs_do_to_files_over_9p(engine_9p: Engine, tmp_path: Path) -> None:
-    process = {"capabilities": dict.fromkeys(("bounding", "effective", "permitted", "inheritable"), CAPABILITIES)}
-    found = {}
-    for runtime in ("runc", "vmpod"):
-        work = tmp_path / runtime
-        work.mkdir()
-        mounts = [*HOST_PYTHON, bind(work, "/work", "rw"), bind(CHECKS, "/checks.py", "ro")]
-        arguments = ["/usr/bin/python3", "-I", "/checks.py", "500", "1"]
-        if runtime == "vmpod":
-            engine_9p.run("checks", arguments, more_mounts=mounts, process=process, **MEMBER)
-            assert engine_9p.exit_code("checks", 240) == 0, engine_9p.log("checks")
-            found[runtime] = json.loads(engine_9p.log("checks"))
-            engine_9p.call("delete", "checks")
-        else:
-            bundle = engine_9p.bundle("checks-runc", arguments, more_mounts=mounts, process=process)
-            command = ["runc", "--root", str(tmp_path / "state"), "run", "--bundle", str(bundle), "checks"]
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=True)
-            found[runtime] = json.loads(done.stdout)
-    runc, vmpod = found["runc"], found["vmpod"]
+    runc, vmpod = (
+        run_checks(
+            engine_9p, tmp_path / runtime, runtime, files=500, seeds=1, process=CAPABLE, deadline_s=240, **MEMBER
+        )
+        for runtime in ("runc", "vmpod")
+    )
     different = {name: (runc[name], vmpod[name]) for name in runc if runc[name] != vmpod[name]}
     assert set(different) == DIFFERENT, json.dumps(different, indent=1)
 
@@ -234,6 +217,7 @@ DIFFERENT = {
     "rename_flags",
     "sparse_files",
     "special_files",
+    "supplementary_groups",  # by its pipes
     "times",
     "what_differs",
 }

@@ -17,12 +17,11 @@ from oci_runtime.storage.virtiofsd import find_virtiofsd, is_rust
 from tests.engine import Engine, crio, wait_until
 from tests.fuse_lab import FuseLab
 from tests.loop_lab import make_image
-from tests.storage_lab import HOST_PYTHON, bind, private_mounts  # noqa: F401 - a fixture
+from tests.storage_lab import HOST_PYTHON, bind, capable, private_mounts  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("private_mounts")]
 MEMBER = {"annotations": crio("container", "pod")}
 SLEEP = ["sleep", "100000"]
-ALL = {kind: ["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"] for kind in ("bounding", "effective", "permitted")}
 
 
 def test_links_swapped_while_mounts_are_made_lead_nowhere_on_the_host(shared: Engine, tmp_path: Path) -> None:
@@ -81,7 +80,7 @@ def test_root_of_the_guest_finds_nothing_but_its_own_pod_in_the_share(shared: En
         mv /mnt/volume* /mnt/moved 2>/dev/null && echo moved
         true
     """
-    process = {"capabilities": ALL}
+    process = capable("SYS_ADMIN", "DAC_OVERRIDE")
     shared.run("root", ["sh", "-c", script], process=process, more_mounts=[bind(tmp_path / "volume", "/v")], **MEMBER)
     assert shared.exit_code("root") == 0, shared.log("root")
     assert shared.log("root") == "link\n"

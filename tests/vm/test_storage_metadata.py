@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,12 @@ from typing import Any
 import pytest
 
 from tests.engine import Engine
-from tests.storage_lab import HOST_PYTHON, bind, private_mounts  # noqa: F401 - a fixture
+from tests.storage_lab import capable, private_mounts, run_checks  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("private_mounts")]
-CHECKS = Path(__file__).parent.parent / "data" / "storage" / "metadata_checks.py"
 FILES = int(os.environ.get("VMPOD_TEST_FILES", "1000"))
 SEEDS = 2
-_CAPABILITIES = "CHOWN DAC_OVERRIDE FOWNER FSETID SETUID SETGID SETFCAP KILL MKNOD SYS_ADMIN".split()
-_DEADLINE_S = 240.0 + FILES / 20
+CAPABLE = capable(*"CHOWN DAC_OVERRIDE FOWNER FSETID SETUID SETGID SETFCAP KILL MKNOD SYS_ADMIN".split())
 
 
 class Ran:
@@ -32,34 +28,19 @@ class Ran:
         self.work = work
 
 
-def _run(engine: Engine, directory: Path, runtime: str) -> Ran:
-    work = directory / f"{runtime}-work"
-    work.mkdir()
-    names = [f"CAP_{name}" for name in _CAPABILITIES]
-    process = {"capabilities": {kind: names for kind in ("bounding", "effective", "permitted", "inheritable")}}
-    mounts = [*HOST_PYTHON, bind(work, "/work", "rw"), bind(CHECKS, "/checks.py", "ro")]
-    arguments = ["/usr/bin/python3", "-I", "/checks.py", str(FILES), str(SEEDS)]
-    if runtime == "vmpod":
-        engine.run("metadata", arguments, more_mounts=mounts, process=process)
-        code, output = engine.exit_code("metadata", _DEADLINE_S), engine.log("metadata")
-        engine.call("delete", "metadata")
-    else:
-        bundle = engine.bundle("metadata-runc", arguments, more_mounts=mounts, process=process)
-        command = ["runc", "--root", str(directory / "runc"), "run", "--bundle", str(bundle), "metadata"]
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_DEADLINE_S, check=False
-        )
-        code, output = done.returncode, done.stdout + done.stderr
-    assert code == 0, output
-    return Ran(json.loads(output), work)
-
-
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ran]]:
     """Both runs, on the same file system of the host."""
     directory = tmp_path_factory.mktemp("metadata")
     engine = Engine(directory / "engine")
-    yield {runtime: _run(engine, directory, runtime) for runtime in ("runc", "vmpod")}
+    found = {}
+    for runtime in ("runc", "vmpod"):
+        work = directory / f"{runtime}-work"
+        results = run_checks(
+            engine, work, runtime, files=FILES, seeds=SEEDS, process=CAPABLE, deadline_s=240.0 + FILES / 20
+        )
+        found[runtime] = Ran(results, work)
+    yield found
     engine.clean()
 
 
