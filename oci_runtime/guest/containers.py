@@ -15,7 +15,7 @@ from oci_runtime.guest.facts import read_facts
 from oci_runtime.guest.mounts import RUN
 from oci_runtime.guest.processes import Process, check_id, parse_object, require_new, start_with_crun
 from oci_runtime.guest.scheduling import apply_scheduling
-from oci_runtime.guest.share import check_sources, forget_share, make_dev, share_directories
+from oci_runtime.guest.share import check_sources, forget_share, make_dev, settle_destinations, share_directories
 from oci_runtime.guest.spec import plan_container
 from oci_runtime.guest.stdio import Stdio
 from oci_runtime.guest.sysctl import write_sysctls
@@ -133,6 +133,7 @@ def create_container(agent: Agent, request: pb.CreateContainerRequest) -> pb.Pro
             )
             container.share_directories = share_directories(plan.spec)
             check_sources(plan.spec)
+            settle_destinations(plan.spec)
             make_dev(plan.spec)
             write_sysctls(plan.sysctls)
             process = _create(agent, container, plan.spec, request.stdin)

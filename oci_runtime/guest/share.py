@@ -23,6 +23,7 @@ SHARE = "/run/vmpod/share/"
 _OURS = "/run/vmpod/"
 _DELAY_S = 1.5  # names are trusted for a second (virtiofsd's cache=auto)
 _ATTEMPTS = 4
+_MAX_LINKS = 40
 
 
 def share_directories(spec: dict[str, Any]) -> frozenset[str]:
@@ -56,6 +57,45 @@ def make_dev(spec: dict[str, Any]) -> None:
         os.mkdir(f"{spec['root']['path']}/dev", 0o755)
     except OSError:
         return
+
+
+def settle_destinations(spec: dict[str, Any]) -> None:
+    """Let mounts go where links of the root file system lead that end at nothing, as /var/run may: crun makes missing
+    directories, but not behind such a link, as runc does.
+
+    Whatever changes afterwards: crun looks everything up anew, and stays in the root.
+    """
+    root = str(spec["root"]["path"])
+    for mount in spec.get("mounts") or ():
+        place, missing = _resolve(root, str(mount.get("destination")))
+        if missing:
+            mount["destination"] = place
+
+
+def _resolve(root: str, path: str) -> tuple[str, bool]:
+    """Follow the links of a path inside of `root`; also whether there are some and what they lead to is missing."""
+    parts = [part for part in reversed(path.split("/")) if part not in ("", ".")]
+    place, links, missing = "", 0, False
+    while parts:
+        part = parts.pop()
+        if part == "..":
+            place, missing = place.rpartition("/")[0], False
+            continue
+        try:
+            target = "" if missing else os.readlink(f"{root}{place}/{part}")
+        except FileNotFoundError:
+            target, missing = "", True
+        except OSError:  # EINVAL: no link
+            target = ""
+        if not target:
+            place += f"/{part}"
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            return path, False
+        place = "" if target.startswith("/") else place
+        parts += [part for part in reversed(target.split("/")) if part not in ("", ".")]
+    return place or "/", missing and links > 0
 
 
 def forget_share(agent: Agent, directories: frozenset[str]) -> None:

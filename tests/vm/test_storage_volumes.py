@@ -200,6 +200,19 @@ def test_a_user_namespace_reaches_its_root_and_its_volumes(shared: Engine, tmp_p
     assert (rootfs / "made").stat().st_uid == (volume / "made").stat().st_uid == 100000
 
 
+def test_a_mount_goes_where_a_link_of_the_image_leads_even_to_nothing(shared: Engine, tmp_path: Path) -> None:
+    rootfs, volume = tmp_path / "rootfs", tmp_path / "volume"
+    subprocess.run(["cp", "-a", str(shared.rootfs), str(rootfs)], check=True)
+    (rootfs / "var").mkdir(exist_ok=True)
+    (rootfs / "var" / "link").symlink_to("/absent/run")
+    volume.mkdir()
+    (volume / "file").write_text("content\n")
+    mounts = [bind(volume, "/var/link/secrets"), bind(volume / "file", "/var/link/secret")]
+    script = "cat /absent/run/secret /var/link/secrets/file; ls /var/link"
+    output = ran(shared, "links", script, *mounts, root={"path": str(rootfs)})
+    assert output == "content\ncontent\nsecret\nsecrets\n"
+
+
 def mounted_tmpfs(path: Path, options: str) -> Path:
     """A tmpfs of the host."""
     path.mkdir(parents=True)
