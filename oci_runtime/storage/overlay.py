@@ -7,7 +7,9 @@ thread ends is the descriptors.
 
 from __future__ import annotations
 
-from oci_runtime.errors import HostError, OciRuntimeError
+import os
+
+from oci_runtime.errors import HostError
 from oci_runtime.host import syscalls
 from oci_runtime.storage.mount_kinds import readonly_of, superblock_options
 from oci_runtime.storage.tree import SourceTree
@@ -26,12 +28,12 @@ def open_overlay(options: list[str], what: str, *, with_view: bool) -> tuple[int
     import threading
 
     opened: list[tuple[int, int]] = []
-    failures: list[OciRuntimeError] = []
+    failures: list[BaseException] = []
 
     def mount_apart() -> None:
         try:
             opened.append(_open(options, what, with_view=with_view))
-        except OciRuntimeError as failure:
+        except BaseException as failure:  # noqa: BLE001 - raised again by who waits for the thread
             failures.append(failure)
 
     # Only a thread that ends afterwards may change its namespace.
@@ -54,6 +56,9 @@ def _open(options: list[str], what: str, *, with_view: bool) -> tuple[int, int]:
     except HostError as error:
         raise HostError("mount", f"{what}: overlay", error.errno) from error
     with SourceTree(_PLACE, what) as source:
-        return source.clone(recursive=False), (
-            source.clone_for_view(recursive=False, readonly=readonly) if with_view else -1
-        )
+        tree = source.clone(recursive=False)
+        try:
+            return tree, source.clone_for_view(recursive=False, readonly=readonly) if with_view else -1
+        except BaseException:
+            os.close(tree)
+            raise

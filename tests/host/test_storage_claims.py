@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import subprocess
@@ -73,6 +74,18 @@ def test_a_writer_is_alone_and_the_host_cannot_mount_what_it_has(disk: tuple[str
 def test_any_number_of_readers_never_meet(disk: tuple[str, int]) -> None:
     with ThreadPoolExecutor(8) as threads:
         assert set(threads.map(lambda _: claim(disk[1], "x", keep=False), range(400))) == {NONE}
+
+
+def test_a_lock_that_every_user_of_the_host_may_take_holds_nobody_up(disk: tuple[str, int]) -> None:
+    number = os.fstat(disk[1]).st_rdev
+    place = os.open(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}", os.O_RDONLY)
+    fcntl.flock(place, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as threads:
+        claiming = threads.submit(claim, disk[1], "x", keep=False)
+        try:
+            assert claiming.result(30) == NONE
+        finally:
+            os.close(place)
 
 
 def test_an_image_file_knows_no_claims(tmp_path: Path) -> None:
