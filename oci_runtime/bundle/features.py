@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 _MOUNT_OPTIONS = (
-    "acl async atime bind defaults dev diratime dirsync exec iversion lazytime loud mand noacl noatime nodev "
+    "acl async atime bind defaults dev diratime dirsync exec idmap iversion lazytime loud mand noacl noatime nodev "
     "nodiratime noexec noiversion nolazytime nomand norelatime nostrictatime nosuid private ratime rbind "
-    "relatime remount rnoatime rnodev rnodiratime rnoexec rnorelatime rnostrictatime rnosuid ro rprivate "
+    "relatime remount ridmap rnoatime rnodev rnodiratime rnoexec rnorelatime rnostrictatime rnosuid ro rprivate "
     "rrelatime rro rrw rshared rslave rstrictatime rsuid rsymfollow runbindable rw shared silent slave strictatime "
     "suid symfollow sync tmpcopyup unbindable"
 )
