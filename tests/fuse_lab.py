@@ -45,7 +45,7 @@ class FuseLab:
         self._thread.start()
 
     def hang(self) -> None:
-        """Answer nothing from now on: whoever uses the file system waits, whatever signals come, until it vanishes."""
+        """Take one more request and answer nothing: who sent it waits, even when killed, until the server vanishes."""
         self._hangs.set()
 
     def vanish(self) -> None:
@@ -64,10 +64,18 @@ class FuseLab:
         try:
             while self._stop not in select.select([self._device, self._stop], [], [])[0] and self._serve_one():
                 if self._hangs.is_set():
-                    self.waiting = bool(select.select([self._device], [], [])[0])
+                    select.select([self._device, self._stop], [], [])
+                    self.waiting = self._take()
                     select.select([self._stop], [], [])
         finally:
             os.close(self._device)
+
+    def _take(self) -> bool:
+        """Read a request without an answer; False if there is none."""
+        try:
+            return bool(os.read(self._device, _BUFFER_BYTES))
+        except OSError:
+            return False
 
     def _serve_one(self) -> bool:
         """Answer a request; False when nobody can ask any more."""

@@ -4,7 +4,8 @@ A container has one directory in each hierarchy (cgroup v1 and hybrid hosts have
 stands for the container joins all of them. The machine (QEMU, virtiofsd, sandbox process) joins only those that engines
 read usage from; container limits never go there, since they hold in the guest, and a limit of 64 MiB would kill QEMU.
 
-Nothing here kills or moves a process that it was not told to. Directories are removed only while they are empty.
+Nothing here kills a process that it was not told to, or moves one that lives. Directories are removed only while they
+are empty.
 Sources: the kernel's cgroup-v1 and cgroup-v2 documentation, proc(5), cgroups(7).
 """
 
@@ -26,6 +27,9 @@ _MACHINE_CONTROLLERS = frozenset(("cpuacct", "memory", "blkio", "name=systemd"))
 _MAX_PATH_BYTES = 4000
 _FIRST_PAUSE_S = 0.002
 _LONGEST_PAUSE_S = 0.1
+# In /proc/PID/task/TID/stat behind the command's name: flags of the task, and signals that wait for it.
+_FLAGS, _PF_EXITING = 6, 0x4
+_PENDING, _SIGKILL_BIT = 28, 1 << 8
 
 
 class Hierarchy(Record):
@@ -264,24 +268,26 @@ def wait_joined(pid: int, path: str, deadline_s: float) -> bool:
 def remove(paths: Sequence[str], deadline_s: float = 2.0) -> tuple[str, ...]:
     """Remove directories of Group.paths, in their order; those that are gone already are fine.
 
-    Waits up to deadline_s for processes that are ending. Parents of other paths are left alone when somebody else uses
-    them. Returns one line for each container directory that is still there; never raises, kills or moves.
+    Waits up to deadline_s for processes that are ending; those that were killed and still cannot end, because a file
+    system hangs that they wait for, go to the root of the hierarchy. Parents of other paths are left alone when
+    somebody else uses them. Returns one line for each container directory that is still there; never raises or kills.
     """
     mounts = [hierarchy.mount for hierarchy in read_layout().hierarchies]
     end = time.monotonic() + deadline_s
     problems = []
     for path in paths:
-        if not any(path.startswith(mount + "/") for mount in mounts) or ".." in path.split("/"):
+        mount = next((mount for mount in mounts if path.startswith(mount + "/")), "")
+        if not mount or ".." in path.split("/"):
             problems.append(f"cgroup {path} is not below a mounted hierarchy")
             continue
         is_parent = any(other.startswith(path + "/") for other in paths)
-        problem = _remove_one(path, 0.0 if is_parent else end)
+        problem = _remove_one(path, mount, 0.0 if is_parent else end)
         if problem and not is_parent:
             problems.append(problem)
     return tuple(problems)
 
 
-def _remove_one(path: str, end: float) -> str:
+def _remove_one(path: str, mount: str, end: float) -> str:
     pause = _FIRST_PAUSE_S
     while True:
         try:
@@ -294,10 +300,37 @@ def _remove_one(path: str, end: float) -> str:
                 return f"rmdir {path}: {error.strerror}"
         if has_children(path):
             return f"cgroup {path} has cgroups of somebody else in it"
-        if time.monotonic() >= end:
-            return f"cgroup {path} still has processes: {' '.join(_pids(path)) or 'that cannot be seen'}"
+        if time.monotonic() >= end and not _send_away(path, mount):
+            return f"cgroup {path} still has processes: {' '.join(_pids(path)[:10]) or 'that cannot be seen'}"
         time.sleep(pause)
         pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+
+def _send_away(path: str, mount: str) -> bool:
+    """Move the processes of a cgroup to its hierarchy's root if all are as good as dead; False if one is not."""
+    pids = _pids(path)
+    if not pids or not all(map(_is_dying, pids)):
+        return False
+    for pid in pids:
+        try:
+            write_file(os.path.join(mount, "cgroup.procs"), pid)
+        except ProcessLookupError:
+            continue
+        except OSError:
+            return False
+    return True
+
+
+def _is_dying(pid: str) -> bool:
+    """Whether each thread of a process has ended, is ending, or has SIGKILL waiting for the end of a system call."""
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            stat = _read_if_any(f"/proc/{pid}/task/{thread}/stat").rpartition(")")[2].split()
+            if stat and not (int(stat[_PENDING]) & _SIGKILL_BIT or int(stat[_FLAGS]) & _PF_EXITING):
+                return False
+    except FileNotFoundError:
+        pass
+    return True
 
 
 def has_children(path: str) -> bool:
@@ -319,7 +352,7 @@ def kill(path: str) -> None:
 
 
 def _pids(path: str) -> list[str]:
-    return _read_if_any(os.path.join(path, "cgroup.procs")).split()[:10]
+    return _read_if_any(os.path.join(path, "cgroup.procs")).split()
 
 
 def write_file(path: str, value: str) -> None:

@@ -199,7 +199,7 @@ def _launch_virtiofsd(launched: Launched) -> None:
     daemon = launch_virtiofsd(share.served, directory, settings, cgroup_procs=launched.request.cgroup_procs)
     launched.virtiofsd = daemon
     launched.undo.callback(daemon.close)
-    launched.undo.callback(kill_and_reap, daemon.child)
+    launched.undo.callback(daemon.kill)
     _record_child(launched, "virtiofsd", daemon.child)
     launched.timeline.add("virtiofsd started", begin_ns)
 

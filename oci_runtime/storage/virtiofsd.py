@@ -14,13 +14,14 @@ import resource
 import select
 import socket
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from oci_runtime.errors import HostError, InvalidInput, NotFound, Unsupported
 from oci_runtime.host import syscalls
-from oci_runtime.host.spawn import Child, SpawnPlan, describe_exit, kill_and_reap, reap, spawn
+from oci_runtime.host.processes import read_stat
+from oci_runtime.host.spawn import Child, SpawnPlan, describe_exit, kill, kill_and_reap, reap, spawn
 from oci_runtime.storage.virtiofsd_arguments import check_extra_arguments
 
 CANDIDATES = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd")
@@ -86,6 +87,18 @@ class VirtiofsdLaunch:
         finally:
             loop.remove_reader(self.pidfd)
         return f"{self.argv[0]}: {describe_exit(reap(self.child) or 0, self.messages())}"
+
+    def kill(self) -> None:
+        """SIGKILL and reap the daemon. Idempotent.
+
+        So its child, which serves the files in namespaces of its own: by itself it would only get a SIGTERM then, for
+        which it has no time while it waits for a file system that hangs.
+        """
+        servers = _children(self.child)
+        kill_and_reap(self.child)
+        for server in servers:
+            kill(server)
+            server.close()
 
     def close(self) -> None:
         """Close our ends; the process must have been reaped. Call once."""
@@ -203,6 +216,22 @@ def _read_all(descriptor: int, program: str) -> bytes:
             break
         text += data
     return text
+
+
+def _children(parent: Child) -> list[Child]:
+    """The children of a process that has not been reaped; none of one that has."""
+    found = []
+    with suppress(OSError):  # reaped, or a child that has ended meanwhile
+        with open(f"/proc/{parent.pid}/task/{parent.pid}/children", encoding="ascii") as file:
+            pids = file.read().split() if parent.pidfd >= 0 else []
+        for pid in map(int, pids):
+            child = Child(pid, os.pidfd_open(pid))
+            stat = read_stat(pid)
+            if stat is not None and stat.parent == parent.pid:
+                found.append(child)
+            else:  # the number is somebody else's by now
+                child.close()
+    return found
 
 
 def _connect(listener: socket.socket, near: socket.socket, directory: Path) -> None:

@@ -29,6 +29,9 @@ from oci_runtime.host.cgroups import (
     read_layout,
     remove,
 )
+from tests.engine import wait_until
+from tests.fuse_lab import FuseLab
+from tests.storage_lab import private_mounts  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.root
 BASE = f"/vmpod-test-{os.getpid()}"
@@ -142,6 +145,24 @@ def test_removal_waits_for_processes_that_end(layout: Layout, sleeper: subproces
     thread.start()
     assert remove(group.paths, 60) == ()
     thread.join()
+
+
+@pytest.mark.usefixtures("private_mounts")
+def test_a_killed_process_that_a_hung_file_system_holds_does_not_keep_them(layout: Layout, tmp_path: Path) -> None:
+    served = FuseLab(tmp_path, b"content")
+    served.hang()
+    group = make(layout, f"{BASE}/c1")
+    process = subprocess.Popen(["cat", tmp_path / "file"])
+    join(group.procs_files, process.pid)
+    wait_until(lambda: served.waiting, "it waits")
+    problems = remove(group.paths, 0.0)
+    assert len(problems) == len(group.leaves), "it may live"
+    assert memberships(process.pid) >= {f"{BASE}/c1"}
+    process.kill()
+    assert remove(group.paths, 0.0) == ()
+    assert process.poll() is None and memberships(process.pid) == {"/"}
+    served.close()
+    process.wait(60)
 
 
 def test_only_cgroups_are_removed(layout: Layout, tmp_path: Path) -> None:

@@ -206,6 +206,7 @@ def test_a_server_that_hangs_keeps_nobody_from_deleting_its_pod(engine: Engine, 
     subprocess.run(["cp", "-a", str(engine.rootfs), str(root)], check=True)
     volume: dict[str, Any] = {"root": {"path": str(root)}, "more_mounts": [bind(tmp_path / "served", "/data")]}
     engine.run("hung", ["sh", "-c", script], **volume)
+    engine.cgroups = [f"{engine.group}-hung"]
     wait_until(lambda: "content" in engine.log("hung") and (root / "kept").exists(), "it works")
     served.hang()
     wait_until(lambda: served.waiting, "it waits")
