@@ -34,6 +34,7 @@ from oci_runtime.log import get_logger
 from oci_runtime.proxy.launch import Proxy, ProxyPlan, start_proxy
 from oci_runtime.proxy.view import GUEST, PROC, TREE, ViewMount, enter_view
 from oci_runtime.state import records
+from oci_runtime.state.endings import find_reason
 from oci_runtime.state.records import ContainerRecord
 from oci_runtime.storage.mount_points import check_mount_points
 from oci_runtime.storage.sources import Sources, open_sources
@@ -251,7 +252,7 @@ class Creation:
 
     def _reach_sandbox(self) -> None:
         timeout_s = self.config.vm.boot_timeout_s + _CREATE_MARGIN_S
-        must_exist = self.route.kind == MEMBER and os.path.exists(self.layout.state_file(self.route.sandbox_id))
+        must_exist = self._has_owner()
         if not must_exist:
             # Before the act: whatever of it was done when a signal arrives, this takes it back.
             self.undo.push(self._leave_sandbox)
@@ -306,8 +307,13 @@ class Creation:
             self.layout, sandbox_id, self.options.id, force=True, timeout_s=timeout_s, unfinished=True
         )
         self.proxy.abandon()  # it may have the stream already, which keeps the sandbox process
-        if at_end:
+        # What is left of a pod that has ended in order says why, and goes with its sandbox container.
+        if at_end and not (self._has_owner() and find_reason(self.layout.sandbox(sandbox_id))):
             end_sandbox(self.layout, sandbox_id, kill=True)
+
+    def _has_owner(self) -> bool:
+        """Whether this joins a pod whose sandbox container is on record."""
+        return self.route.kind == MEMBER and os.path.exists(self.layout.state_file(self.route.sandbox_id))
 
     def _settle_proxy(self) -> None:
         """Return once the proxy is in its namespaces; a user namespace of its own shows the container's mappings."""

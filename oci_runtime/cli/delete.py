@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from oci_runtime.bundle.ids import validate_id
 from oci_runtime.cli import context as lookup
@@ -18,9 +19,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oci_runtime.cli.context import Context
     from oci_runtime.cli.options import Parsed
+    from oci_runtime.state.layout import Layout
     from oci_runtime.state.records import ContainerRecord
 
 log = get_logger(__name__)
+_RECORD_S = 0.5
+_POLL_S = 0.02
 SUMMARY = "end what is left of containers and forget them"
 USAGE = "[--force] ID..."
 OPTIONS = (Option("force f", "", "also containers that run; an unknown id is no error"),)
@@ -50,7 +54,7 @@ def run(context: Context, parsed: Parsed) -> int:
 def delete_container(context: Context, container_id: str, *, force: bool) -> None:
     """Delete one container, dead or alive as far as `force` allows. Idempotent with force."""
     try:
-        record = records.load(context.layout, container_id)
+        record = _load(context.layout, container_id) if force else records.load(context.layout, container_id)
     except (NotFound, InvalidInput):
         if not force:
             raise
@@ -73,6 +77,18 @@ def delete_container(context: Context, container_id: str, *, force: bool) -> Non
     if status not in (STOPPED, CREATED) and not force:
         raise WrongState(texts.not_stopped(container_id, status))
     _delete_recorded(context, record, force=force or status == CREATED)
+
+
+def _load(layout: Layout, container_id: str) -> ContainerRecord:
+    """Load a record. A `create` that has just made the directory writes it within moments. Raises as records.load."""
+    deadline = time.monotonic() + _RECORD_S
+    while True:
+        try:
+            return records.load(layout, container_id)
+        except NotFound:
+            if not os.path.isdir(layout.container(container_id)) or time.monotonic() > deadline:
+                raise
+        time.sleep(_POLL_S)
 
 
 def _delete_recorded(context: Context, record: ContainerRecord, *, force: bool) -> None:

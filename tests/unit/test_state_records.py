@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from oci_runtime.cli import delete
 from oci_runtime.errors import AlreadyExists, HostError, InvalidInput, NotFound
 from oci_runtime.host import files, processes
 from oci_runtime.log import Sink, configure
@@ -250,6 +251,16 @@ def test_the_lock_of_a_removed_directory_is_not_taken(layout: Layout) -> None:
     os.close(first)
     assert try_lock(directory) is None
     os.close(second)
+
+
+def test_delete_waits_for_the_record_of_a_create_that_has_just_begun(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records.claim(layout, "c1")
+    monkeypatch.setattr("time.sleep", lambda _s: records.save(layout, ContainerRecord({"id": "c1"})))
+    assert delete._load(layout, "c1").id == "c1"
+    with pytest.raises(NotFound):
+        delete._load(layout, "c2")
 
 
 def test_a_state_directory_below_a_file_is_named(tmp_path: Path) -> None:

@@ -47,19 +47,6 @@ def assert_pod_is_over(engine: Engine) -> None:
     assert engine.leftovers() == []
 
 
-def test_death_of_qemu_ends_the_pod(engine: Engine) -> None:
-    run_pod(engine)
-    kill(engine.sandbox_record()["qemu"]["pid"])
-    for name in ("s", "c"):
-        assert engine.exit_code(name) == 137
-    reason = "virtual machine ended: killed: QEMU was killed by signal 9"
-    late = engine.create("late", SLEEP, check=False, annotations=crio("container", "s"))
-    assert late.err == f"vmpod: sandbox s is not running any more ({reason})\n"
-    for verb in (["logs"], ["logs", "--sandbox"], ["timeline"]):
-        assert f"the machine of c is gone: {reason}\n" in engine.call(*verb, "c").err
-    assert_pod_is_over(engine)
-
-
 _KILL_MACHINE = """
 import json, os, pathlib, sys, time
 (directory,) = pathlib.Path(sys.argv[1]).glob(".sandboxes/*")
@@ -71,6 +58,21 @@ for _ in range(500):
         break
     time.sleep(0.02)
 """
+
+
+def test_death_of_qemu_ends_the_pod(engine: Engine) -> None:
+    reason = "virtual machine ended: killed: QEMU was killed by signal 9"
+    run_pod(engine)
+    hooks = {"createRuntime": [{"path": sys.executable, "args": ["python", "-c", _KILL_MACHINE, str(engine.root)]}]}
+    caught = engine.create("caught", SLEEP, check=False, hooks=hooks, annotations=crio("container", "s"))
+    assert caught.code == 1 and reason in caught.err, caught.err
+    for name in ("s", "c"):
+        assert engine.exit_code(name) == 137
+    late = engine.create("late", SLEEP, check=False, annotations=crio("container", "s"))
+    assert late.err == f"vmpod: sandbox s is not running any more ({reason})\n"
+    for verb in (["logs"], ["logs", "--sandbox"], ["timeline"]):
+        assert f"the machine of c is gone: {reason}\n" in engine.call(*verb, "c").err
+    assert_pod_is_over(engine)
 
 
 def test_a_machine_that_ends_before_it_is_asked_for_a_container_says_why(engine: Engine) -> None:
