@@ -219,17 +219,20 @@ def _read_all(descriptor: int, program: str) -> bytes:
 
 
 def _children(parent: Child) -> list[Child]:
-    """The children of a process that has not been reaped; none of one that has."""
-    found = []
-    with suppress(OSError):  # reaped, or a child that has ended meanwhile
+    """The children of a process; none of one that has been reaped, whose number may be somebody else's."""
+    found: list[Child] = []
+    with suppress(OSError):  # it, or a child, has ended meanwhile
+        with open(f"/proc/self/fdinfo/{parent.pidfd}", encoding="ascii") as file:
+            if f"\nPid:\t{parent.pid}\n" not in file.read():
+                return found
         with open(f"/proc/{parent.pid}/task/{parent.pid}/children", encoding="ascii") as file:
-            pids = file.read().split() if parent.pidfd >= 0 else []
+            pids = file.read().split()
         for pid in map(int, pids):
             child = Child(pid, os.pidfd_open(pid))
             stat = read_stat(pid)
             if stat is not None and stat.parent == parent.pid:
                 found.append(child)
-            else:  # the number is somebody else's by now
+            else:
                 child.close()
     return found
 

@@ -81,6 +81,16 @@ def test_both_of_its_processes_end_together(share: Share, tmp_path: Path, victim
     end(launch)
 
 
+def test_the_one_that_serves_is_killed_too_though_it_minds_no_other_signal(share: Share, tmp_path: Path) -> None:
+    launch = launch_virtiofsd(share.served, tmp_path / "sandbox")
+    server = inner(launch)
+    os.kill(server, signal.SIGSTOP)
+    launch.kill()
+    wait_until(lambda: not is_running(server), "it has ended", 10)
+    launch.kill()
+    launch.close()
+
+
 def test_it_ends_with_its_connection(share: Share, tmp_path: Path) -> None:
     launch = launch_virtiofsd(share.served, tmp_path / "sandbox")
     inner(launch)
