@@ -121,7 +121,7 @@ class Sandbox:
 
     async def start(self, container_id: str) -> None:
         """Let the created container's process run."""
-        container = self._container(container_id)
+        container = self.container(container_id)
         async with self._lock(container_id):
             if container.status is not Status.CREATED:
                 raise WrongState(
@@ -136,11 +136,11 @@ class Sandbox:
 
     async def delete(self, container_id: str, *, force: bool = False) -> ExitStatus:
         """Remove a stopped container (any, with `force`) from the guest and the share; return how it ended."""
-        container = self._container(container_id)
+        container = self.container(container_id)
         if container.status is Status.CREATING and force:
             # The guest may not know it yet. Wait for the creation's end: it may take the container away itself.
             async with self._lock(container_id):
-                container = self._container(container_id)
+                container = self.container(container_id)
         if container.status not in (Status.STOPPED, Status.CREATED) and not force:
             raise WrongState(
                 f"cannot delete container {container_id}: it is {container.status.value}; stop it first or use --force"
@@ -190,7 +190,7 @@ class Sandbox:
 
         ignore_paused: in a paused one, wait until it is resumed or has ended.
         """
-        container = self._container(container_id)
+        container = self.container(container_id)
         if ignore_paused:
             await container.unpaused.wait()
         container.require(Status.CREATED, Status.RUNNING)
@@ -215,7 +215,7 @@ class Sandbox:
 
     async def kill(self, container_id: str, exec_id: str, signal: int, *, all_processes: bool = False) -> None:
         """Send a signal to one process, or to all of the container. SIGKILL to a guest that is hung ends the pod."""
-        container = self._container(container_id)
+        container = self.container(container_id)
         process = self._process(container, exec_id)
         if process.exit.done():
             raise WrongState(f"container not running: process {exec_id or 'init'} of {container_id} has ended")
@@ -237,7 +237,7 @@ class Sandbox:
 
     async def wait(self, container_id: str, exec_id: str = "") -> ExitStatus:
         """Wait for the end of a process. Safe to cancel."""
-        return await asyncio.shield(self._process(self._container(container_id), exec_id).exit)
+        return await asyncio.shield(self._process(self.container(container_id), exec_id).exit)
 
     async def wait_for_process(self, container_id: str, exec_id: str) -> Process:
         """Return the process, waiting for one that is still to be created. Safe to cancel."""
@@ -256,7 +256,7 @@ class Sandbox:
 
     async def delete_exec(self, container_id: str, exec_id: str) -> ExitStatus:
         """Forget an ended exec."""
-        container = self._container(container_id)
+        container = self.container(container_id)
         process = self._process(container, exec_id)
         if not process.exit.done():
             raise WrongState(f"exec {exec_id} of container {container_id} is running")
@@ -322,7 +322,7 @@ class Sandbox:
 
     async def pause(self, container_id: str) -> None:
         """Freeze the container's cgroup in the guest."""
-        container = self._container(container_id)
+        container = self.container(container_id)
         async with self._lock(container_id):
             container.require(Status.RUNNING)
             await (await self._agent()).pause_container(container_id)
@@ -331,7 +331,7 @@ class Sandbox:
 
     async def resume(self, container_id: str) -> None:
         """Thaw it."""
-        container = self._container(container_id)
+        container = self.container(container_id)
         async with self._lock(container_id):
             container.require(Status.PAUSED)
             await (await self._agent()).resume_container(container_id)
@@ -340,18 +340,18 @@ class Sandbox:
 
     async def update(self, container_id: str, resources: dict[str, Any]) -> Warnings:
         """Apply OCI linux.resources in the guest; return what could not be done."""
-        container = self._container(container_id)
+        container = self.container(container_id)
         container.require(Status.CREATED, Status.RUNNING, Status.PAUSED)
         return await (await self._agent()).update_container(container_id, json.dumps(resources).encode())
 
     async def stats(self, container_id: str) -> Any:
         """The guest's cgroup figures of a container (agent_pb2.StatsContainerResponse)."""
-        self._container(container_id).require(Status.CREATED, Status.RUNNING, Status.PAUSED)
+        self.container(container_id).require(Status.CREATED, Status.RUNNING, Status.PAUSED)
         return await (await self._agent()).stats_container(container_id)
 
     async def processes(self, container_id: str) -> tuple[Any, ...]:
         """The container's processes in the guest (agent_pb2.ProcessInfo)."""
-        self._container(container_id).require(Status.CREATED, Status.RUNNING, Status.PAUSED)
+        self.container(container_id).require(Status.CREATED, Status.RUNNING, Status.PAUSED)
         return await (await self._agent()).list_processes(container_id)
 
     def subscribe(self) -> AsyncIterator[SandboxEvent]:
@@ -449,7 +449,10 @@ class Sandbox:
 
     def container(self, container_id: str) -> Container:
         """Return a container; NotFound when there is none of that id."""
-        return self._container(container_id)
+        container = self.containers.get(container_id)
+        if container is None:
+            raise NotFound(f"container {container_id} does not exist")
+        return container
 
     def describe(self) -> list[dict[str, Any]]:
         """The containers as `vmpod list` and the pod's tree show them."""
@@ -469,12 +472,6 @@ class Sandbox:
         if self._ending is not None:
             reason = self.machine.failure or "its pod has ended"
             raise WrongState(f"container not running: {reason}", detail=self.machine.console_tail())
-
-    def _container(self, container_id: str) -> Container:
-        container = self.containers.get(container_id)
-        if container is None:
-            raise NotFound(f"container {container_id} does not exist")
-        return container
 
     def _process(self, container: Container, exec_id: str) -> Process:
         process = container.processes.get(exec_id)
