@@ -18,6 +18,7 @@ from oci_runtime.cli.execution import save_process
 from oci_runtime.cli.hooks import bound_hooks, run_creation_hooks, run_tolerantly
 from oci_runtime.cli.host_cgroup import HostCgroup, remove_all
 from oci_runtime.cli.proxies import find_container, proxy_mark
+from oci_runtime.cli.stopping import Deferred
 from oci_runtime.cli.undo import UndoStack
 from oci_runtime.config.derive import route_policy, size_limits
 from oci_runtime.config.load import load_config
@@ -385,7 +386,9 @@ class Creation:
         for kind, destination, fd in sources.view:
             shown = TREE if fd >= 0 else PROC if kind == "proc" and has_pids else GUEST
             mounts.append(ViewMount(destination, shown, fd))
-        enter_view(self.proxy.pid, sources.view_root, mounts)
+        # A child that nobody reaps would stay in the proxy's pid namespace, and the proxy's end wait for it for ever.
+        with Deferred():
+            enter_view(self.proxy.pid, sources.view_root, mounts)
 
     def _refuse_foreign_ipc(self) -> None:
         """Raise Unsupported when the ipc namespace is named by the process of a container in another machine."""

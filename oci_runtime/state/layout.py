@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from oci_runtime.errors import HostError, InvalidInput
 
@@ -67,7 +68,7 @@ class Layout:
                     make_private_directory(path)
                 return
             except (FileNotFoundError, FileExistsError) as error:
-                if os.path.exists(error.filename):
+                if _is_file(error.filename):
                     raise HostError("mkdir", str(error.filename), errno.ENOTDIR) from error
                 # Between two of them somebody else's `discard` has taken the upper one away.
                 if attempt == _TRIES - 1:
@@ -86,6 +87,14 @@ class Layout:
                 os.rmdir(path)
             except OSError:
                 continue
+
+
+def _is_file(path: str) -> bool:
+    """Whether something that is no directory is there, in one look: directories come and go."""
+    try:
+        return not stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def make_private_directory(path: str) -> None:
