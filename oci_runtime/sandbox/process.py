@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from oci_runtime.errors import WrongState
+from oci_runtime.errors import NotFound, WrongState
 
 KILLED = 137  # 128 + SIGKILL: what a process gets whose end nobody could see
 
@@ -121,6 +121,13 @@ class Container:
     def init(self) -> Process:
         """Its first process."""
         return self.processes[""]
+
+    def process(self, exec_id: str) -> Process:
+        """Its first process (exec_id is empty) or one of its execs. Raises NotFound."""
+        process = self.processes.get(exec_id)
+        if process is None:
+            raise NotFound(f"exec {exec_id} does not exist in container {self.id}")
+        return process
 
     def move(self, status: Status) -> None:
         """Change the status; WrongState when the move is not allowed."""

@@ -216,7 +216,7 @@ class Sandbox:
     async def kill(self, container_id: str, exec_id: str, signal: int, *, all_processes: bool = False) -> None:
         """Send a signal to one process, or to all of the container. SIGKILL to a guest that is hung ends the pod."""
         container = self.container(container_id)
-        process = self._process(container, exec_id)
+        process = container.process(exec_id)
         if process.exit.done():
             raise WrongState(f"container not running: process {exec_id or 'init'} of {container_id} has ended")
         if not exec_id:
@@ -237,7 +237,7 @@ class Sandbox:
 
     async def wait(self, container_id: str, exec_id: str = "") -> ExitStatus:
         """Wait for the end of a process. Safe to cancel."""
-        return await asyncio.shield(self._process(self.container(container_id), exec_id).exit)
+        return await asyncio.shield(self.container(container_id).process(exec_id).exit)
 
     async def wait_for_process(self, container_id: str, exec_id: str) -> Process:
         """Return the process, waiting for one that is still to be created. Safe to cancel."""
@@ -257,7 +257,7 @@ class Sandbox:
     async def delete_exec(self, container_id: str, exec_id: str) -> ExitStatus:
         """Forget an ended exec."""
         container = self.container(container_id)
-        process = self._process(container, exec_id)
+        process = container.process(exec_id)
         if not process.exit.done():
             raise WrongState(f"exec {exec_id} of container {container_id} is running")
         container.processes.pop(exec_id, None)
@@ -472,12 +472,6 @@ class Sandbox:
         if self._ending is not None:
             reason = self.machine.failure or "its pod has ended"
             raise WrongState(f"container not running: {reason}", detail=self.machine.console_tail())
-
-    def _process(self, container: Container, exec_id: str) -> Process:
-        process = container.processes.get(exec_id)
-        if process is None:
-            raise NotFound(f"exec {exec_id} does not exist in container {container.id}")
-        return process
 
     def _lock(self, container_id: str) -> asyncio.Lock:
         return self._locks.setdefault(container_id, asyncio.Lock())
