@@ -19,6 +19,7 @@ from oci_runtime.ttrpc.lean import DecodeError, build
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import Any
 
     from oci_runtime.bundle.load import Bundle
@@ -91,10 +92,17 @@ def plan_boot(handover: Handover, config_path: str) -> tuple[Bundle, BootRequest
     )
 
 
-def check_route(spec: Spec, container_id: str, config: Config, sandbox_runtime: str | None = None) -> None:
+def check_route(
+    spec: Spec,
+    container_id: str,
+    config: Config,
+    sandbox_runtime: str | None = None,
+    of_pod: Collection[str] = (),
+) -> None:
     """Refuse what does not belong into a machine: the engine chose this runtime, so there is nobody to hand it to.
 
-    sandbox_runtime: "" for a container whose pod has its machine already.
+    sandbox_runtime: "" for a container whose pod has its machine already. of_pod: paths that mean a namespace of the
+    pod, whatever is there on the host. Raises: Unsupported, InvalidInput, HostError.
     """
     decision = route(spec, container_id, route_policy(config), sandbox_runtime)
     if decision.delegated:
@@ -104,7 +112,7 @@ def check_route(spec: Spec, container_id: str, config: Config, sandbox_runtime: 
         )
     for kind in SHAREABLE:
         path = spec.namespaces.get(kind)
-        if path and policy_for(kind, route_policy(config)) != "vm":
+        if path and path not in of_pod and policy_for(kind, route_policy(config)) != "vm":
             _refuse_of_host(container_id, kind, path)
 
 

@@ -50,6 +50,11 @@ def open_network(pid: int) -> int:
     return namespaces.open_namespace("network", f"/proc/{pid}/ns/net")
 
 
+def pid_namespace_path(pid: int) -> str:
+    """By which an engine names the pid namespace of the container that a holder stands for."""
+    return f"/proc/{pid}/ns/pid"
+
+
 def find_pid_namespace_owner(path: str, holders: Mapping[int, str]) -> str:
     """The container whose pid namespace a spec's path means; "" for a namespace of the container's own.
 
@@ -57,7 +62,7 @@ def find_pid_namespace_owner(path: str, holders: Mapping[int, str]) -> str:
     """
     if not path:
         return ""
-    pid = path.removeprefix("/proc/").removesuffix("/ns/pid")
-    if path == f"/proc/{pid}/ns/pid" and pid.isdigit() and int(pid) in holders:
-        return holders[int(pid)]
+    for pid, container_id in holders.items():
+        if path == pid_namespace_path(pid):
+            return container_id
     raise InvalidInput(f"pid namespace {path} belongs to no container of this pod: a virtual machine cannot join it")

@@ -97,7 +97,10 @@ class HostSide:
             raise InvalidInput(f"bundle {bundle.path}: config.json has no process")
         assert self._sandbox is not None, "adopted before the first container"
         config = self._sandbox.machine.config
-        check_route(bundle.spec, container_id, config, sandbox_runtime="")
+        holders = {other.record.pid: id_ for id_, other in self._containers.items() if other.child is not None}
+        # A stand-in has the host's pid namespace: that of its container is in the guest.
+        of_pod = {holder.pid_namespace_path(pid) for pid in holders}
+        check_route(bundle.spec, container_id, config, sandbox_runtime="", of_pod=of_pod)
         hooks = bound_hooks(bundle.raw.get("hooks") or {}, config.runtime.hook_timeout_s)
         prepared.record = self._record(container_id, bundle, hooks, undo)
         root_disk = find_root_disk(list(request.rootfs))
@@ -122,7 +125,6 @@ class HostSide:
             assert prepared.child is not None, "started above"
             network = holder.open_network(prepared.child.pid)
             on_failure.callback(os.close, network)
-            holders = {other.record.pid: id_ for id_, other in self._containers.items() if other is not prepared}
             owner = holder.find_pid_namespace_owner(bundle.spec.namespaces.get("pid", ""), holders)
             on_failure.pop_all()
         return CreateRequest(
