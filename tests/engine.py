@@ -80,6 +80,7 @@ class Engine:
         make_rootfs(self.rootfs)
         self.ids: list[str] = []
         self.pids: dict[str, int] = {}
+        self.earlier: list[int] = []  # pids of containers whose names were used again
         self.began: dict[str, int] = {}  # start times of those pids: numbers come around in a long run
         self.group = f"vmpod-test-{os.getpid()}-{id(self):x}"
         self.cgroups: list[str] = []  # paths below the hierarchies that must be gone in the end
@@ -112,7 +113,7 @@ class Engine:
 
     def _adopted(self) -> list[int]:
         """Processes that vmpod left to us: an engine reaps them at once, or their cgroups could not be removed."""
-        found = list(self.pids.values())
+        found = [*self.pids.values(), *self.earlier]
         for path in self.root.glob(".sandboxes/*/sandbox.json"):
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # some tests damage it
                 found.append(json.loads(path.read_text())["pid"])
@@ -171,6 +172,8 @@ class Engine:
 
     def note_proxy(self, name: str, pid: int) -> None:
         """Remember a process of the host that has to be gone in the end."""
+        if name in self.pids:
+            self.earlier.append(self.pids[name])
         self.pids[name], self.began[name] = pid, start_time(pid)
 
     def begin_create(
@@ -225,7 +228,7 @@ class Engine:
 
     def reap(self) -> None:
         """Collect proxies that have ended: PID 1 of a namespace ends only after the others were collected."""
-        for pid in self.pids.values():
+        for pid in (*self.pids.values(), *self.earlier):
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
 

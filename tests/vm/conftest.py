@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,9 @@ def _serve(directory: Path) -> Iterator[Engine]:
     engine = Engine(directory)
     yield engine
     engine.clean()
-    wait_until(lambda: not engine.leftovers(), f"nothing left: {engine.leftovers()}", 10)
+    with contextlib.suppress(AssertionError):  # the next line says what it is by then
+        wait_until(lambda: not engine.leftovers(), "nothing left", 10)
+    assert engine.leftovers() == []
     shutil.rmtree(directory)
 
 
