@@ -73,6 +73,7 @@ class Engine:
     directory: Path
     config: Path | None = None
     arguments: list[str] = field(default_factory=list)
+    earlier: list[int] = field(default_factory=list, init=False)  # pids of containers whose names were used again
 
     def __post_init__(self) -> None:
         self.root = self.directory / "run"
@@ -80,7 +81,6 @@ class Engine:
         make_rootfs(self.rootfs)
         self.ids: list[str] = []
         self.pids: dict[str, int] = {}
-        self.earlier: list[int] = []  # pids of containers whose names were used again
         self.began: dict[str, int] = {}  # start times of those pids: numbers come around in a long run
         self.group = f"vmpod-test-{os.getpid()}-{id(self):x}"
         self.cgroups: list[str] = []  # paths below the hierarchies that must be gone in the end
